@@ -1,0 +1,74 @@
+# Every target sets up what it needs; on a new machine only Python 3.11 and make have to be there.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV     := $(BIN)/uv
+READY  := $(VENV)/.ready
+ARGS   ?=
+EXTRAS := drain features train registry serve explain gateway pipelines kubeflow
+LOCK   := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
+          --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
+
+# Compiled modules are kept between runs, whatever the caller's shell says: every step is a process of its own.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit lint format lock bench bench-drain bench-explain golden clean
+
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY) ## Make .venv with everything, from the hash-locked requirements
+
+$(UV): requirements/uv.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] < (3, 13) else f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11")'
+	@echo "Setting up $(VENV) (first time: one to three minutes, 7 GB)" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $(UV)
+
+$(READY): $(UV) requirements/dev.txt pyproject.toml
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+demo: $(READY) ## Run the main job on real data; ARGS="--exit --sample 0.05 --report report.json"
+	@$(BIN)/fasttrack demo $(ARGS)
+
+test: $(READY) ## Run all tests (unit, integration on real parts, faults)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-unit: $(READY) ## Run the fast tests only
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+lint: $(READY) ## Linters, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(UV) ## Renew the hash-locked requirements (one file a deployable)
+	$(LOCK) --extra dev -o requirements/dev.txt
+	@for extra in $(EXTRAS); do echo "requirements/$$extra.txt"; \
+	  $(LOCK) --extra $$extra -c requirements/dev.txt -o requirements/$$extra.txt; done
+	$(LOCK) --extra alibi -o requirements/alibi.txt
+	echo "uv" | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet -o requirements/uv.txt
+
+golden: $(READY) ## Refresh the golden files of compiled output
+	$(BIN)/python -m tests.golden.refresh
+
+bench: bench-drain bench-explain ## Measure (ratios to a floor in the same run)
+
+bench-drain: $(READY) ## Drain against a consumer that only counts
+	$(BIN)/python tests/bench/bench_drain.py $(ARGS)
+
+bench-explain: $(READY) ## Explanations against the shap library's own
+	$(BIN)/python tests/bench/bench_explain.py $(ARGS)
+
+clean: ## Remove the environment and caches of this checkout (not the platform's data: fasttrack down --wipe)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build

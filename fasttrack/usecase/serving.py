@@ -1,0 +1,67 @@
+"""How the model is served, to whom, and how good the data must be."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import Field
+
+from fasttrack.usecase.durations import Duration
+from fasttrack.usecase.streams import Strict
+
+Action = Literal["predict", "explain", "infer", "metadata", "admin"]
+
+
+class RateLimit(Strict):
+    """GCRA: `requests` a `per`, with bursts of `burst`."""
+
+    requests: int = Field(600, gt=0)
+    per: Duration = timedelta(minutes=1)
+    burst: int = Field(60, gt=0)
+
+
+class ServiceLevel(Strict):
+    """What callers are promised; deadlines and alerts are made from it."""
+
+    latency_p99: Duration = timedelta(milliseconds=250)
+    availability: float = Field(0.999, gt=0, lt=1)
+    deadline: Duration = Field(timedelta(seconds=5), description="after this a request is given up")
+
+
+class Serving(Strict):
+    """Serving options."""
+
+    service_level: ServiceLevel = ServiceLevel()
+    cache: Duration = Field(timedelta(minutes=5), description="how long an answer is cached; 0s turns it off")
+    rate_limit: RateLimit = RateLimit()
+    explanations: tuple[Literal["shap", "lime"], ...] = Field(("shap", "lime"), strict=False)
+    top_features: int = Field(5, gt=0)
+    online_freshness: Duration = Field(timedelta(days=2), description="older online features are refused as stale")
+
+
+class Role(Strict):
+    """What the bearers of a role may do with this use case; whatever is not listed is denied."""
+
+    may: tuple[Action, ...] = Field(min_length=1, strict=False)
+
+
+class Quality(Strict):
+    """Limits on the feature table that fail the run."""
+
+    max_missing: float = Field(0.5, ge=0, le=1, description="largest share of missing values in any numeric column")
+    allow_missing: dict[str, float] = Field(default_factory=dict, description="other limits, by column or definition")
+    min_rows: int = Field(100, ge=0)
+    max_label_missing: float = Field(0.1, ge=0, le=1)
+    freshness: Duration | None = Field(None, description="longest gap between the newest event and the newest row")
+    max_dead_letters: float = Field(0.05, ge=0, le=1, description="largest share of dead letters in a drain")
+
+
+class Replay(Strict):
+    """What `fasttrack replay` adds to a clean history, so that the drain has something to prove."""
+
+    source: str = Field(description="`module:function` or `path.py:function` giving the events of each stream")
+    seed: int = 0
+    duplicates: float = Field(0.0, ge=0, lt=1, description="share of events sent twice")
+    malformed: float = Field(0.0, ge=0, lt=1, description="share of damaged extra messages")
+    disorder: Duration = Field(timedelta(0), description="bound on how far events are shuffled in event time")
