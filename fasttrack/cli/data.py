@@ -1,0 +1,56 @@
+"""`fasttrack replay | drain | reconcile`: events into Kafka, into the lake, and the proof that none is missing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fasttrack.cli.output import default_usecase, settings, show, table
+from fasttrack.usecase import load
+
+UseCaseFile = Annotated[Path | None, typer.Option("--usecase", "-u", help="The use-case file.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (replay, drain, reconcile):
+        app.command()(command)
+
+
+def replay(
+    context: typer.Context,
+    usecase: UseCaseFile = None,
+    sample: Annotated[float, typer.Option(help="Share of the entities, in (0, 1].", min=0.0001, max=1)] = 1.0,
+    rate: Annotated[float | None, typer.Option(help="Messages a second; default: as fast as possible.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Overrides the use case's seed.")] = None,
+) -> None:
+    """Publish the use case's history to Kafka in event-time order, with its declared duplicates, disorder and damage."""
+    from fasttrack.ingest.replay import replay as publish
+
+    report = publish(load(usecase or default_usecase()), settings(context), sample=sample, rate=rate, seed=seed)
+    show(context, asdict(report))
+
+
+def drain(
+    context: typer.Context,
+    usecase: UseCaseFile = None,
+    workers: Annotated[int, typer.Option(help="Consumers in the group.", min=1)] = 2,
+) -> None:
+    """Bring every event of the topics into the lake, exactly once, up to the end seen at the start."""
+    from fasttrack.ingest.drain import drain as land
+
+    report = land(load(usecase or default_usecase()), settings(context), workers=workers)
+    show(context, asdict(report))
+
+
+def reconcile(context: typer.Context, usecase: UseCaseFile = None) -> None:
+    """Prove, offset by offset, that produced = landed + duplicates + dead-lettered."""
+    from fasttrack.ingest.reconcile import reconcile as prove
+
+    found = prove(load(usecase or default_usecase()), settings(context))
+    show(context, asdict(found))
+    if not found.balanced:
+        raise typer.Exit(5)
