@@ -76,7 +76,9 @@ class Gateway:
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             reason = getattr(error, "reason", error)
             raise errors.UnavailableError(
-                f"the gateway does not answer: {reason}.", where=self.url, fix="Is the platform up? See `fasttrack status`."
+                f"the gateway does not answer: {reason}.",
+                where=self.url,
+                fix="Is the platform up? See `fasttrack status`.",
             ) from error
 
 

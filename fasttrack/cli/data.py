@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fasttrack.cli.output import default_usecase, settings, show, table
+from fasttrack.cli.output import default_usecase, settings, show
 from fasttrack.usecase import load
 
 UseCaseFile = Annotated[Path | None, typer.Option("--usecase", "-u", help="The use-case file.")]
@@ -27,7 +27,7 @@ def replay(
     rate: Annotated[float | None, typer.Option(help="Messages a second; default: as fast as possible.")] = None,
     seed: Annotated[int | None, typer.Option(help="Overrides the use case's seed.")] = None,
 ) -> None:
-    """Publish the use case's history to Kafka in event-time order, with its declared duplicates, disorder and damage."""
+    """Publish the history to Kafka in event-time order, with the use case's duplicates, disorder and damage."""
     from fasttrack.ingest.replay import replay as publish
 
     report = publish(load(usecase or default_usecase()), settings(context), sample=sample, rate=rate, seed=seed)

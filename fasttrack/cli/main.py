@@ -30,8 +30,9 @@ app = typer.Typer(
         "From event streams to explained, authenticated predictions, described in one YAML file.\n\n"
         "Start with `fasttrack demo`. Step by step: `fasttrack up`, `fasttrack replay`, `fasttrack run`, "
         "`fasttrack predict`. Every command takes `--json`, `--debug` and `--home DIR`, before or after its name.\n\n"
-        "Exit codes: 0 done, 2 wrong use or configuration, 3 a server does not answer, 4 integrity, 5 data would be lost, "
-        "6 storage, 7 data quality, 8 refused by the gate, 10 not found, 12 not allowed, 14 a step failed, 130 interrupted."
+        "Exit codes: 0 done, 2 wrong use or configuration, 3 a server does not answer, 4 integrity, "
+        "5 data would be lost, 6 storage, 7 data quality, 8 refused by the gate, 9 conflict, 10 not found, "
+        "11 invalid request, 12 not allowed, 13 too many requests, 14 a step failed, 130 interrupted."
     ),
 )
 

@@ -41,7 +41,9 @@ def registry(context: typer.Context) -> Iterator[Registry]:
 
 
 @group.command("list")
-def list_versions(context: typer.Context, name: Annotated[str | None, typer.Argument(help="Only this model.")] = None) -> None:
+def list_versions(
+    context: typer.Context, name: Annotated[str | None, typer.Argument(help="Only this model.")] = None
+) -> None:
     """List the versions of all models, or of one."""
     with registry(context) as store:
         versions = store.list(name)

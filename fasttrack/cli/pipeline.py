@@ -28,9 +28,7 @@ def run(
 
     path = usecase or default_usecase()
     parsed = load(path)
-    finished = run_local(
-        parsed, path.read_text(), settings(context), run_id=run_id, verbose=options(context).debug
-    )
+    finished = run_local(parsed, path.read_text(), settings(context), run_id=run_id, verbose=options(context).debug)
     show(context, finished.report, f"Run {finished.run_id} succeeded; its report: {finished.folder / 'report.json'}")
 
 

@@ -1,0 +1,81 @@
+"""``python -m api_gateway --host 127.0.0.1 --port 8080``: serve until SIGTERM, then end what is under way."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+
+from api_gateway.app import create_app
+from api_gateway.observability import log
+from api_gateway.options import GatewayOptions
+from api_gateway.protocol import deadline_protocol
+from fasttrack.errors import FastTrackError
+from fasttrack.settings import Settings
+
+
+class _JsonHandler(logging.Handler):
+    """uvicorn's own few lines, in the form of all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log(record.levelname.lower(), record.getMessage(), **{"log.logger": record.name})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the gateway; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m api_gateway", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on; 0 takes a free one")
+    parser.add_argument("--tls-certificate", help="PEM file; with --tls-key, serve HTTPS")
+    parser.add_argument("--tls-key", help="PEM file")
+    parser.add_argument("--tls-client-ca", help="PEM file; callers must show a certificate that it signed")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, handlers=[_JsonHandler()])
+    try:
+        options = GatewayOptions.from_environment()
+        app = create_app(Settings.from_environment(), options)
+    except FastTrackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    # What is there now stays until the end; the collector needn't look at it again and again.
+    gc.freeze()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=given.host,
+            port=given.port,
+            http=deadline_protocol(options),
+            loop="uvloop",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=int(options.keep_alive_seconds),
+            timeout_graceful_shutdown=int(options.drain_seconds),
+            backlog=2048,
+            ssl_certfile=given.tls_certificate,
+            ssl_keyfile=given.tls_key,
+            ssl_ca_certs=given.tls_client_ca,
+            ssl_cert_reqs=2 if given.tls_client_ca else 0,
+        )
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn ends in good order, then raises the signal again; it must not kill us at that point.
+        signal.signal(number, lambda *_: None)
+    try:
+        server.run()
+    finally:
+        # A second signal makes uvicorn skip the end of the application's life; the rows must be safe all the same.
+        app.parts.audit.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""One request on its way through the gateway."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope
+
+from api_gateway.observability import Trace
+from api_gateway.problems import refused
+from fasttrack.errors import ConfigurationError, FastTrackError
+from fasttrack.registry.records import PredictionRow
+from fasttrack.usecase.serving import Action, RateLimit
+
+if TYPE_CHECKING:
+    from api_gateway.deployments import Served
+    from api_gateway.limits import Decision
+    from api_gateway.parts import Parts
+    from api_gateway.tokens import Principal
+
+#: The limit on routes that belong to no use case.
+GENERAL_LIMIT: Final = RateLimit()
+_SINGLE: Final = (b"authorization", b"host", b"content-type", b"content-length", b"traceparent", b"content-encoding")
+
+
+class Call(Request):
+    """A request on its way through the gateway; it gains a principal, a deployment and a limit decision as it goes."""
+
+    def __init__(self, scope: Scope, receive: Receive, parts: Parts) -> None:
+        super().__init__(scope, receive)
+        self.parts = parts
+        self.started = time.monotonic()
+        self.fields = _single_valued(scope["headers"])
+        self.trace = Trace.of(self.fields.get(b"traceparent"))
+        self.headers_out: list[tuple[bytes, bytes]] = []
+        #: For the log line, and for the audit row (fields of `AuditRow`).
+        self.facts: dict[str, Any] = {}
+        self.audit: dict[str, Any] = {}
+        self.predictions: list[PredictionRow] = []
+        self.principal: Principal | None = None
+        self.deployed: Served | None = None
+        self.actions: frozenset[Action] = frozenset()
+
+    @property
+    def who(self) -> Principal:
+        """The verified caller; only on routes with an action."""
+        if self.principal is None:
+            raise ConfigurationError("a route without an action asked who calls.")
+        return self.principal
+
+    @property
+    def served(self) -> Served:
+        """The use case that the path names; only on routes with ``{name}``."""
+        if self.deployed is None:
+            raise ConfigurationError("a route without a name asked for its use case.")
+        return self.deployed
+
+    @property
+    def deadline(self) -> float:
+        """When the answer is due on the monotonic clock: the use case's deadline, or the caller's, if sooner."""
+        seconds = self.served.deadline
+        asked = self.fields.get(b"x-request-deadline-ms", "")
+        if asked.isascii() and asked.isdigit():
+            seconds = min(seconds, int(asked[:9]) / 1000)
+        return self.started + seconds
+
+    async def read(self, limit: int) -> bytes:
+        """The body.
+
+        Raises:
+            InvalidRequestError: it is longer than `limit` bytes (status 413).
+            ClientDisconnect: the client hung up.
+        """
+        length = self.fields.get(b"content-length", "0")
+        if not (length.isascii() and length.isdigit()) or int(length[:18]) > limit:
+            raise _too_large(limit)
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size > limit:
+                raise _too_large(limit)
+            pieces.append(piece)
+            if not message.get("more_body", False):
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def limit(self, cache_key: str | None = None) -> Decision:
+        """Take one request from the caller's limit, and look `cache_key` up on the way.
+
+        Raises:
+            RateLimitError: nothing is left.
+        """
+        name = self.deployed.name if self.deployed else "-"
+        policy = self.deployed.usecase.serving.rate_limit if self.deployed else GENERAL_LIMIT
+        decision = await self.parts.limiter.take(self.who.identity, name, policy, cache_key)
+        self.headers_out += decision.headers(policy)
+        decision.check(policy)
+        return decision
+
+
+def _too_large(limit: int) -> FastTrackError:
+    return refused(413, f"the body is larger than {limit} bytes.", where="body", fix="Send less.")
+
+
+def _single_valued(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
+    """The headers by lower-case name.
+
+    Raises:
+        InvalidRequestError: one that must be single came twice: two readers could pick different ones.
+    """
+    found: dict[bytes, str] = {}
+    for name, value in headers:
+        if name in found and name in _SINGLE:
+            raise refused(400, f"header {name.decode('latin-1')} came twice.", where="headers", fix="Send it once.")
+        found[name] = value.decode("latin-1")
+    return found

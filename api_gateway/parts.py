@@ -1,0 +1,111 @@
+"""The parts of one gateway, made once and handed to every request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from api_gateway.audit import AuditWriter
+from api_gateway.cache import AnswerCache
+from api_gateway.deployments import Deployments
+from api_gateway.keys import KeyStore
+from api_gateway.limits import Limiter
+from api_gateway.observability import Metrics, log_failure
+from api_gateway.options import GatewayOptions
+from api_gateway.redis_link import RedisLink
+from api_gateway.spool import Spool
+from api_gateway.tokens import TokenVerifier
+from api_gateway.upstream import Upstreams
+from fasttrack.registry.store import Registry
+from fasttrack.settings import Settings
+
+
+@dataclass
+class Parts:
+    """What a request needs besides itself."""
+
+    options: GatewayOptions
+    metrics: Metrics
+    keys: KeyStore
+    verifier: TokenVerifier
+    deployments: Deployments
+    redis: RedisLink
+    limiter: Limiter
+    cache: AnswerCache
+    upstreams: Upstreams
+    audit: AuditWriter
+    registries: tuple[Registry, ...] = ()
+
+    @classmethod
+    def build(cls, settings: Settings, options: GatewayOptions) -> Parts:
+        """Make the parts; nothing is connected yet.
+
+        Raises:
+            ConfigurationError: a setting that the gateway needs is missing or malformed.
+            StorageError: the spool folder can't be made.
+        """
+        dsn = settings.require("postgres")
+        metrics = Metrics()
+        keys = KeyStore(
+            settings.require("jwks"),
+            refresh_seconds=options.keys_refresh_seconds,
+            cooldown_seconds=options.keys_cooldown_seconds,
+        )
+        verifier = TokenVerifier(
+            keys,
+            issuer=settings.require("issuer"),
+            audience=settings.require("audience"),
+            skew=options.clock_skew_seconds,
+            max_bytes=options.max_token_bytes,
+        )
+        redis = RedisLink(settings.require("redis"), patience=options.redis_seconds)
+        # Separate pools: a long batch of audit rows must not keep the deployments from being read.
+        reader, writer = Registry(dsn, pool_size=1, patience=1.0), Registry(dsn, pool_size=1, patience=1.0)
+        return cls(
+            options=options,
+            metrics=metrics,
+            keys=keys,
+            verifier=verifier,
+            deployments=Deployments(reader.deployments, refuse_out_of_range=options.out_of_range == "refuse"),
+            redis=redis,
+            limiter=Limiter(redis, metrics),
+            cache=AnswerCache(redis, metrics),
+            upstreams=Upstreams(options, metrics),
+            audit=AuditWriter(
+                writer, Spool(options.spool), metrics, limit=options.audit_rows, seconds=options.audit_seconds
+            ),
+            registries=(reader, writer),
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Connect, keep up to date, and at the end write out what is left; nothing here has to be there to start."""
+        await self.upstreams.open()
+        self.audit.start()
+        await asyncio.gather(self.redis.connect(), self.deployments.refresh(), self.keys.refresh())
+        watcher = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+            self.limiter.leave()
+            await self.upstreams.close()
+            await asyncio.to_thread(self.audit.close)
+            self.redis.close()
+            for registry in self.registries:
+                registry.close()
+
+    async def _watch(self) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                await self.limiter.count_gateways()
+                await self.deployments.refresh()
+            except Exception as error:
+                # Whatever it was, the next round may go better; without this loop a gateway would go blind.
+                log_failure("the watch on the other parts failed", error)
+            await asyncio.sleep(max(0.1, self.options.poll_seconds - (time.monotonic() - started)))

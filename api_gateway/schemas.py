@@ -1,0 +1,149 @@
+"""Bodies of the ``/v1`` routes as the OpenAPI document shows them; the checks themselves are in `validation`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class EntityOrFeatures(_Body):
+    """Exactly one of `entity` and `features`."""
+
+    entity: dict[str, str] | None = Field(None, description="keys of the entity; its features are looked up")
+    features: dict[str, float | str | list[list[float | None]] | None] | None = Field(
+        None, description="raw features by name, instead of the looked-up ones"
+    )
+
+
+class PredictRequest(EntityOrFeatures):
+    """What to predict, and whether to explain it."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"entity": {"id": "42"}, "explain": "shap"}]},
+    )
+    explain: bool | Literal["shap", "lime"] = Field(False, description="true takes the use case's first method")
+
+
+class ExplainRequest(EntityOrFeatures):
+    """What to explain, and by which method."""
+
+    method: Literal["shap", "lime"] | None = Field(None, description="default: the use case's first method")
+
+
+class Interval(_Body):
+    """Where the value lies with probability `coverage`."""
+
+    lower: float
+    upper: float
+    coverage: float
+
+
+class PredictedValue(_Body):
+    """Class and value with their uncertainty."""
+
+    class_: str = Field(alias="class", description="the more probable class")
+    probability: float = Field(description="of the positive class, calibrated")
+    value: float = Field(description="in `unit`")
+    unit: str
+    interval: Interval
+
+
+class Contribution(_Body):
+    """What one feature added to the probability."""
+
+    feature: str
+    value: Any = None
+    contribution: float = Field(description="in points of probability")
+
+
+class Explanation(_Body):
+    """The features that mattered most, by absolute contribution."""
+
+    method: str
+    base_value: float | None
+    features: list[Contribution]
+
+
+class Model(_Body):
+    """The model version that answered."""
+
+    version: int
+    digest: str
+
+
+class Warning_(_Body):
+    """Something that the caller should know about the answer."""
+
+    code: str
+    detail: str
+    feature: str | None = None
+
+
+class PredictResponse(_Body):
+    """A prediction."""
+
+    usecase: str
+    prediction: PredictedValue
+    explanation: Explanation | None
+    model: Model
+    as_of: str | None = Field(description="the moment that the looked-up features describe")
+    warnings: list[Warning_]
+    cached: bool
+    trace_id: str
+
+
+class ExplainResponse(_Body):
+    """An explanation."""
+
+    usecase: str
+    explanation: Explanation
+    model: Model
+    warnings: list[Warning_]
+    cached: bool
+    trace_id: str
+
+
+class UseCaseSummary(_Body):
+    """A use case that the token may see."""
+
+    name: str
+    description: str
+    model: Model
+    may: list[str] = Field(description="the actions that the token's roles grant")
+
+
+class UseCaseList(_Body):
+    """The use cases that the token may see."""
+
+    usecases: list[UseCaseSummary]
+
+
+class UseCaseDetail(UseCaseSummary):
+    """Everything that a caller needs to ask for predictions."""
+
+    entity: dict[str, Any]
+    prediction: dict[str, Any]
+    features: list[dict[str, Any]]
+    signature: dict[str, Any]
+    roles: dict[str, list[str]]
+    explanations: list[str]
+    limits: dict[str, Any]
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    where: str | None = None
+    fix: str | None = None
+    instance: str | None = None
+    trace_id: str | None = None

@@ -1,0 +1,1 @@
+"""Evaluation: metrics by slice, baselines, calibration, intervals, the gate."""

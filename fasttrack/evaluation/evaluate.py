@@ -1,0 +1,166 @@
+"""Judge a fitted model: calibrate on validation, report on test, write what is left of the model package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from fasttrack.errors import NotFoundError
+from fasttrack.evaluation.background import background
+from fasttrack.evaluation.baselines import group_mean, hist_gradient_boosting
+from fasttrack.evaluation.gate import Decision, decide
+from fasttrack.evaluation.metrics import Forecast, report
+from fasttrack.evaluation.signature import signature
+from fasttrack.models.calibration import Conformal, Platt
+from fasttrack.models.inference import Predictor
+from fasttrack.progress import track
+from fasttrack.training.artifacts import dump_json, write_file
+from fasttrack.training.data import Rows, Splits, load_splits
+from fasttrack.usecase import UseCase, dump
+
+#: Rows kept for explanations: SHAP's time grows with them, and a hundred give a steady base value.
+BACKGROUND_ROWS = 128
+_MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A judged model.
+
+    Attributes:
+        folder: now holds every file of the model package but lineage and manifest.
+        metrics: the content of metrics.json: ``model`` and ``baselines`` (scores on the test split), ``slices`` and
+            ``baseline_slices`` (by column and value), ``rows`` (of each split), ``gate`` (the decision).
+        decision: the gate's answer.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    decision: Decision
+
+
+def evaluate(usecase: UseCase, features_path: str | Path, model_dir: str | Path, *, sample: float = 1.0) -> Evaluation:
+    """Calibrate, measure, compare, decide; write the package's files into `model_dir`.
+
+    Probabilities and intervals are calibrated on the validation split alone; the test split is only reported on. The
+    same inputs give the same bytes.
+
+    Args:
+        usecase: the use case.
+        features_path: the feature table that the model was fitted on.
+        model_dir: folder of a finished fit.
+        sample: share of the training rows that baselines learn from; give what `fit` was given.
+
+    Raises:
+        NotFoundError: there is no fitted model, or no feature table.
+        IntegrityError: the model's files are damaged.
+        DataQualityError: a split is too small.
+        UseCaseError: the gate names a metric that doesn't exist.
+    """
+    folder = Path(model_dir)
+    files = _read_fit(folder)
+    with track("Evaluating", total=5, unit="parts") as bar:
+        splits = load_splits(usecase, features_path, sample, usecase.training.seed)
+        predictor = Predictor.uncalibrated(files)
+        bar.advance()
+        calibration, conformal = _calibrate(usecase, predictor, splits.validate)
+        files["config.json"] = _with_calibration(files["config.json"], calibration)
+        files["conformal.json"] = dump_json(conformal.to_json())
+        forecast = _forecast(Predictor.from_files(files), splits.test)
+        bar.advance()
+        forecasts = {
+            _MODEL: forecast,
+            "group_mean": group_mean(usecase, splits.train, splits.test),
+            "hist_gradient_boosting": hist_gradient_boosting(usecase, predictor.encoder, splits.train, splits.test),
+        }
+        bar.advance()
+        metrics = _report(usecase, splits, forecasts)
+        decision = decide(usecase, metrics)
+        metrics["gate"] = decision.to_json()
+        bar.advance()
+        files["metrics.json"] = dump_json(metrics)
+        files["signature.json"] = dump_json(signature(usecase, predictor.encoder, splits.train))
+        files["features.json"] = dump_json(_features(usecase, features_path))
+        files["background.parquet"] = background(
+            usecase.columns(), splits.train, BACKGROUND_ROWS, usecase.training.seed
+        )
+        for name in sorted(set(files) - {"model.safetensors"}):
+            write_file(folder / name, files[name])
+        bar.advance()
+    return Evaluation(folder, metrics, decision)
+
+
+#: What a model package takes from the folder; lineage, manifest and signature are the registry's.
+PACKAGE_FILES = (
+    "model.safetensors",
+    "config.json",
+    "signature.json",
+    "features.json",
+    "background.parquet",
+    "conformal.json",
+    "metrics.json",
+)
+
+
+def package_files(model_dir: str | Path) -> dict[str, bytes]:
+    """The bytes of `PACKAGE_FILES`.
+
+    Raises:
+        NotFoundError: one is absent: the model was not evaluated.
+    """
+    folder = Path(model_dir)
+    absent = [name for name in PACKAGE_FILES if not (folder / name).is_file()]
+    if absent:
+        raise NotFoundError(f"there is no {absent[0]}.", where=str(folder), fix="Run the evaluate step first.")
+    return {name: (folder / name).read_bytes() for name in PACKAGE_FILES}
+
+
+def _read_fit(folder: Path) -> dict[str, bytes]:
+    names = ("model.safetensors", "config.json")
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise NotFoundError(f"there is no {absent[0]}.", where=str(folder), fix="Run the train step first.")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def _calibrate(usecase: UseCase, predictor: Predictor, rows: Rows) -> tuple[Platt, Conformal]:
+    raw = predictor.raw(predictor.encoder.encode(rows.columns, strict=False))
+    conformal = Conformal.fit(rows.label, (raw.lower, raw.upper), usecase.gate.coverage, raw.logit)
+    return Platt.fit(raw.logit, rows.positive), conformal
+
+
+def _with_calibration(content: bytes, calibration: Platt) -> bytes:
+    return dump_json({**orjson.loads(content), "calibration": calibration.to_json()})
+
+
+def _forecast(predictor: Predictor, rows: Rows) -> Forecast:
+    found = predictor.predict(predictor.encoder.encode(rows.columns, strict=False))
+    return Forecast(found.probability, found.value, found.lower, found.upper)
+
+
+def _report(usecase: UseCase, splits: Splits, forecasts: Mapping[str, Forecast]) -> dict[str, Any]:
+    found = report(splits.test, forecasts, usecase.gate.slices)
+    baselines = [name for name in forecasts if name != _MODEL]
+    return {
+        "split": "test",
+        "rows": {"train": len(splits.train), "validate": len(splits.validate), "test": len(splits.test)},
+        "model": found[_MODEL]["overall"],
+        "slices": found[_MODEL]["slices"],
+        "baselines": {name: found[name]["overall"] for name in baselines},
+        "baseline_slices": {name: found[name]["slices"] for name in baselines},
+    }
+
+
+def _features(usecase: UseCase, features_path: str | Path) -> dict[str, Any]:
+    return {
+        # The table's folder is called by its fingerprint.
+        "fingerprint": str(features_path).rstrip("/").rsplit("/", 1)[-1],
+        "definitions": dump(usecase)["features"],
+        "columns": [
+            {"name": column.name, "role": column.role, "definition": column.definition} for column in usecase.columns()
+        ],
+    }

@@ -1,0 +1,182 @@
+"""Feast definitions generated from a use case: nobody writes them twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import pyarrow as pa
+
+from fasttrack.errors import ConfigurationError, UnavailableError
+from fasttrack.features.plan import PREDICTION_TIME, EntityPlan, entity_plans, field_definitions, table_schema
+from fasttrack.lake.tables import root
+from fasttrack.settings import Settings
+from fasttrack.usecase import UseCase
+
+if TYPE_CHECKING:
+    from feast import Entity, FeatureStore, FeatureView
+
+AS_OF = "as_of_us"
+ASKED_AT = "prediction_time_us"
+KEY_PREFIX = "key_"
+MARKER_VIEW = "fasttrack_materialization"
+MARKER_KEY = "fasttrack_usecase"
+
+
+@dataclass(frozen=True)
+class View:
+    """One entity's values in the online store.
+
+    Attributes:
+        name: of the Feast feature view.
+        keys: its join keys.
+        schema: its columns without the keys; the first is `AS_OF`, the moment (int64 microseconds) they were computed
+            for, which is never null: Feast silently drops a write in which all features are.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    schema: pa.Schema
+
+    def references(self) -> list[str]:
+        """The columns as Feast names them: ``view:column``."""
+        return [f"{self.name}:{name}" for name in self.schema.names]
+
+
+def plans(usecase: UseCase) -> list[EntityPlan]:
+    """The entity plans without the label, the prediction entity's first."""
+    return [plan.without_label() for plan in entity_plans(usecase)]
+
+
+def views(usecase: UseCase) -> list[View]:
+    """The view of each entity plan, in the order of `plans`; the first also has the prediction event's own fields."""
+    moment = pa.field(AS_OF, pa.int64())
+    found = []
+    for number, plan in enumerate(plans(usecase)):
+        fields = [moment, *plan.schema()]
+        if number == 0:
+            table = table_schema(usecase)
+            fields.append(pa.field(ASKED_AT, pa.int64()))
+            fields += [pa.field(KEY_PREFIX + key, pa.string()) for key in foreign_keys(usecase)]
+            fields += [table.field(name) for name, _ in field_definitions(usecase)]
+        found.append(View(plan.entity, plan.keys, pa.schema(fields)))
+    return found
+
+
+def marker(usecase: UseCase) -> View:
+    """The view with one row: the moment of the newest complete materialization."""
+    return View(MARKER_VIEW, (MARKER_KEY,), pa.schema([pa.field(AS_OF, pa.int64())]))
+
+
+def foreign_keys(usecase: UseCase) -> list[str]:
+    """The fields of the prediction event that identify the other entities."""
+    own = usecase.entities[usecase.prediction.entity].keys
+    return [key for key in dict.fromkeys(k for plan in plans(usecase) for k in plan.keys) if key not in own]
+
+
+def feature_store(usecase: UseCase, settings: Settings, registry: Path) -> FeatureStore:
+    """A Feast store whose registry file holds the use case's definitions.
+
+    Args:
+        usecase: the use case.
+        settings: where Redis is.
+        registry: the registry file; made if it is missing.
+
+    Raises:
+        ConfigurationError: the Redis URL can't be used.
+        UnavailableError: Redis doesn't answer.
+    """
+    from feast import Entity, FeatureStore, RepoConfig, ValueType
+
+    config = RepoConfig(
+        project=usecase.name.replace("-", "_"),
+        provider="local",
+        registry={"registry_type": "file", "path": str(registry), "cache_ttl_seconds": 0},
+        online_store={
+            "type": "redis",
+            "connection_string": connection_string(settings.require("redis")),
+            # Without this, Feast drops a second write for the same moment, and so the events that came late.
+            "skip_dedup": True,
+            # Garbage goes after a while; what is stale is refused long before.
+            "key_ttl_seconds": 2 * max(int(usecase.serving.online_freshness.total_seconds()), 3600),
+        },
+        offline_store={"type": "file"},
+        entity_key_serialization_version=3,
+    )
+    store = FeatureStore(config=config)
+    every = [*views(usecase), marker(usecase)]
+    keys = dict.fromkeys(key for view in every for key in view.keys)
+    entities = {key: Entity(name=key, join_keys=[key], value_type=ValueType.STRING) for key in keys}
+    with redis_errors(settings):
+        store.apply([*entities.values(), *(_feast_view(usecase, settings, view, entities) for view in every)])
+    return store
+
+
+def _feast_view(usecase: UseCase, settings: Settings, view: View, entities: dict[str, Entity]) -> FeatureView:
+    from feast import FeatureView, Field, FileSource
+    from feast.types import Array, Float64, Int64, String
+
+    kinds = {pa.float64(): Float64, pa.string(): String, pa.int64(): Int64, pa.int32(): Int64}
+    columns = [Field(name=f.name, dtype=kinds.get(f.type, Array(Float64))) for f in view.schema]
+    # Feast asks for an offline source; ours is the feature table, which training reads without Feast.
+    source = FileSource(
+        name=f"{view.name}_features", path=f"{root(settings, usecase)}/features", timestamp_field=PREDICTION_TIME
+    )
+    return FeatureView(
+        name=view.name,
+        entities=[entities[key] for key in view.keys],
+        # Age is judged by this package against the prediction time: Feast would compare with the wall clock.
+        ttl=None,
+        schema=[*(Field(name=key, dtype=String) for key in view.keys), *columns],
+        source=source,
+        online=True,
+    )
+
+
+def connection_string(url: str) -> str:
+    """Feast's form of a Redis URL: ``host:port,db=0,password=...``.
+
+    Raises:
+        ConfigurationError: the URL is not ``redis://`` or ``rediss://``, or has an option that Feast can't take.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise ConfigurationError(
+            f"not a Redis URL: {parts.scheme}://{parts.hostname or ''}.", where="FASTTRACK_REDIS",
+            fix="Write redis://host:port/0.",
+        )  # fmt: skip
+    options = dict(parse_qsl(parts.query))
+    if parts.path.strip("/"):
+        options["db"] = parts.path.strip("/")
+    if parts.username:
+        options["username"] = unquote(parts.username)
+    if parts.password:
+        options["password"] = unquote(parts.password)
+    if parts.scheme == "rediss":
+        options["ssl"] = "true"
+    if any("," in value for value in options.values()):
+        raise ConfigurationError("the Redis URL has a comma, which Feast can't take.", where="FASTTRACK_REDIS")
+    return ",".join([f"{parts.hostname}:{parts.port or 6379}", *(f"{key}={value}" for key, value in options.items())])
+
+
+@contextmanager
+def redis_errors(settings: Settings) -> Iterator[None]:
+    """Turn Redis failures into ours.
+
+    Raises:
+        UnavailableError: Redis doesn't answer, or refuses.
+    """
+    from redis.exceptions import RedisError
+
+    try:
+        yield
+    except RedisError as error:
+        raise UnavailableError(
+            f"the online store doesn't answer: {error}",
+            where=urlsplit(settings.redis)._replace(netloc=urlsplit(settings.redis).netloc.rpartition("@")[2]).geturl(),
+            fix="Start it (`fasttrack up`), or correct FASTTRACK_REDIS.",
+        ) from error

@@ -1,0 +1,1 @@
+"""Events into Kafka, and from Kafka into the lake exactly once."""

@@ -1,0 +1,66 @@
+"""Messages of one partition between Kafka and the lake."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import Message
+
+from fasttrack.ingest.partition import PartitionWriter
+
+_MAX_AGE_SECONDS = 5.0
+
+
+@dataclass
+class Buffer:
+    """Messages of one partition that are not committed yet, from offset `next` - their number on."""
+
+    writer: PartitionWriter
+    next: int
+    end: int | None
+    offsets: list[int] = field(default_factory=list)
+    values: list[bytes | None] = field(default_factory=list)
+    keys: list[bytes | None] = field(default_factory=list)
+    bytes: int = 0
+    since: float = 0.0
+
+    @property
+    def done(self) -> bool:
+        """Whether everything that is wanted of the partition has been read."""
+        return self.end is not None and self.next >= self.end
+
+    def add(self, messages: list[Message]) -> int | None:
+        """Take messages that are next in line; those before (delivered again) and from the end on are left.
+
+        Returns:
+            None, or the position of the first message that does not follow the one before it: none from there on is
+            taken. After a seek librdkafka may still hand out messages that it had fetched before, from further on;
+            taking them would lose what lies between.
+        """
+        if not self.offsets:
+            self.since = time.monotonic()
+        offsets: list[Any] = [message.offset() for message in messages]
+        low = next((at for at, offset in enumerate(offsets) if offset >= self.next), len(offsets))
+        high = len(offsets)
+        while self.end is not None and high > low and offsets[high - 1] >= self.end:
+            high -= 1
+        if low >= high:
+            return None
+        broken = None
+        if offsets[low] != self.next or offsets[high - 1] != self.next + high - 1 - low:
+            broken = high = next(at for at in range(low, high) if offsets[at] != self.next + at - low)
+        values: list[Any] = [message.value() for message in messages[low:high]]
+        self.offsets += offsets[low:high]
+        self.values += values
+        self.keys += [message.key() for message in messages[low:high]]
+        self.bytes += sum(len(value) for value in values if value is not None)
+        self.next += high - low
+        return broken
+
+    def due(self, batch_events: int) -> bool:
+        """Whether it is time to commit: at its end, `batch_events` long, or too old."""
+        if not self.offsets:
+            return False
+        return self.done or len(self.offsets) >= batch_events or time.monotonic() - self.since > _MAX_AGE_SECONDS

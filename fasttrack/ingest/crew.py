@@ -1,0 +1,157 @@
+"""The drain's worker processes: started, heard, replaced when killed, never left behind."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any
+
+import orjson
+
+from fasttrack.errors import StepError
+from fasttrack.ingest.job import Job, raise_failure
+from fasttrack.progress import note
+
+_STOP_SECONDS = 60.0
+_MOST_REPLACED = 20
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One commit of a worker; `mark` is the first offset that some table lacks."""
+
+    stream: str
+    partition: int
+    mark: int
+    events: int
+    landed: int
+    duplicates: int
+    dead: int
+    files: int
+    bytes: int
+
+
+class Crew:
+    """Runs workers for the duration of a ``with`` block.
+
+    On leaving the block the workers commit what they hold and leave the group; after an error they are told the same,
+    and whoever does not leave in a minute is killed. Should this process die, they notice and end by themselves.
+
+    Args:
+        job: their orders.
+        size: how many.
+    """
+
+    def __init__(self, job: Job, size: int) -> None:
+        self._job = job
+        self._size = size
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self._said: queue.Queue[tuple[subprocess.Popen[bytes], bytes]] = queue.Queue()
+        self._previous: Any = None
+        #: How many processes were started so far.
+        self.started = 0
+        #: SIGTERM was received.
+        self.stopping = False
+
+    def __enter__(self) -> Crew:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._terminate)
+        try:
+            for _ in range(self._size):
+                self._start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _terminate(self, _: int, __: FrameType | None) -> None:
+        self.stopping = True
+
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "fasttrack.ingest.worker"]
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._workers.append(worker)
+        self.started += 1
+        assert worker.stdin is not None
+        worker.stdin.write(self._job.to_line())
+        worker.stdin.flush()
+        threading.Thread(target=self._hear, args=(worker,), daemon=True).start()
+
+    def _hear(self, worker: subprocess.Popen[bytes]) -> None:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            self._said.put((worker, line))
+        self._said.put((worker, b""))
+
+    def listen(self, seconds: float) -> Progress | None:
+        """The next thing that a worker says; None if there is nothing for `seconds`, or a worker was replaced.
+
+        Raises:
+            FastTrackError: the one that a worker failed with.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.stopping and (wait := deadline - time.monotonic()) > 0:
+            try:
+                # Short waits, so that a signal's flag is seen soon.
+                worker, line = self._said.get(timeout=min(wait, 0.2))
+            except queue.Empty:
+                continue
+            if line:
+                return self._read(line)
+            self._gone(worker)
+            return None
+        return None
+
+    @staticmethod
+    def _read(line: bytes) -> Progress:
+        fields = orjson.loads(line)
+        if "error" in fields:
+            raise_failure(fields)
+        return Progress(**fields)
+
+    def _gone(self, worker: subprocess.Popen[bytes]) -> None:
+        code = worker.wait()
+        self._workers.remove(worker)
+        if code == 0:
+            # Somebody told it to stop (a SIGTERM to the whole group, say): so does the drain.
+            self.stopping = True
+            return
+        if code > 0 and not self.stopping:
+            raise StepError(
+                f"a drain worker ended with code {code}.", where="drain",
+                fix="See its message above. Nothing is lost: drain again.",
+            )  # fmt: skip
+        if self.started >= self._size + _MOST_REPLACED:
+            raise StepError(f"{_MOST_REPLACED} workers were killed.", where="drain", fix="Is there enough memory?")
+        note(f"a drain worker was killed by signal {-code}; another one takes over")
+        self._start()
+
+    def _end(self) -> None:
+        for worker in self._workers:
+            try:
+                assert worker.stdin is not None
+                worker.stdin.write(b"stop\n")
+                worker.stdin.close()
+            except BrokenPipeError:
+                # It ended already.
+                continue
+        deadline = time.monotonic() + _STOP_SECONDS
+        for worker in self._workers:
+            try:
+                worker.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)

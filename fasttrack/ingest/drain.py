@@ -1,0 +1,206 @@
+"""Kafka to Delta tables, each event exactly once: the parent of the workers.
+
+The algorithm is in DESIGN.md ("Exactly-once drain"): offsets and data are one Delta commit, so it does not matter
+when, or how often, any process here dies.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fasttrack.ingest import schemas
+from fasttrack.ingest.broker import Broker, Topic
+from fasttrack.ingest.crew import Crew, Progress
+from fasttrack.ingest.job import Job
+from fasttrack.ingest.partition import app_id
+from fasttrack.ingest.reconcile import recorded
+from fasttrack.lake.schemas import DEAD_LETTERS, DUPLICATES, raw_schema
+from fasttrack.lake.tables import dead_letters_path, duplicates_path, ensure, load, raw_path
+from fasttrack.progress import track
+from fasttrack.settings import Settings
+from fasttrack.usecase import UseCase
+
+# The broker refuses less than 6 s by default (group.min.session.timeout.ms).
+SESSION_SECONDS = 6.0
+_LOOK_SECONDS = 2.0
+# A commit costs some 10 ms and a file; a batch some 300 bytes an event in memory.
+BATCH_EVENTS = 100_000
+
+Marks = dict[tuple[str, int], int]
+
+
+@dataclass
+class StreamDrain:
+    """What this drain (and any other at the same time) did with a stream.
+
+    Attributes:
+        events: messages between the marks at its start and at its end.
+        landed, duplicates, dead_letters: what they became; they add up to `events`.
+    """
+
+    events: int = 0
+    landed: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+
+
+@dataclass
+class DrainReport:
+    """The outcome of a drain.
+
+    Attributes:
+        streams: by stream.
+        files: Parquet files written.
+        bytes: their size.
+        seconds: how long it took.
+        workers: processes started (more than asked for if some died).
+        complete: everything that was there at the start is in the lake.
+        reused: there was nothing to do.
+    """
+
+    streams: dict[str, StreamDrain] = field(default_factory=dict)
+    files: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    workers: int = 0
+    complete: bool = True
+    reused: bool = False
+
+
+class Lake:
+    """The tables of a use case as the drain's parent sees them."""
+
+    def __init__(self, usecase: UseCase, settings: Settings, cluster: str, topics: dict[str, Topic]) -> None:
+        self._usecase, self._settings, self._cluster, self._topics = usecase, settings, cluster, topics
+
+    def ensure(self) -> None:
+        """Create what is missing, so that workers don't race for it.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        for name, stream in self._usecase.streams.items():
+            ensure(raw_path(self._settings, self._usecase, name), raw_schema(stream))
+        ensure(duplicates_path(self._settings, self._usecase), DUPLICATES)
+        ensure(dead_letters_path(self._settings, self._usecase), DEAD_LETTERS)
+
+    def marks(self, lowest: dict[tuple[str, int], int]) -> Marks:
+        """For each partition the first offset that some table lacks; `lowest` where nothing was drained yet."""
+        shared = [
+            load(duplicates_path(self._settings, self._usecase)),
+            load(dead_letters_path(self._settings, self._usecase)),
+        ]
+        found: Marks = {}
+        for name, topic in self._topics.items():
+            tables = [load(raw_path(self._settings, self._usecase, name)), *shared]
+            for partition in range(topic.partitions):
+                app = app_id(self._cluster, topic, partition)
+                marks = [table.transaction_version(app) for table in tables]
+                low = lowest[name, partition]
+                found[name, partition] = low if all(m is None for m in marks) else min(m or 0 for m in marks)
+        return found
+
+    def count(self, start: Marks, end: Marks) -> dict[str, StreamDrain]:
+        """What the offsets ``start <= offset < end`` became, counted in the tables."""
+        found = {}
+        for name, topic in self._topics.items():
+            rows = recorded(self._usecase, self._settings, name, topic)
+            drained = found[name] = StreamDrain()
+            for partition in range(topic.partitions):
+                low, high = start[name, partition], end[name, partition]
+                landed, again, dead = (int(((p == partition) & (o >= low) & (o < high)).sum()) for p, o in rows)
+                drained.events += high - low
+                drained.landed += landed
+                drained.duplicates += again
+                drained.dead_letters += dead
+        return found
+
+
+def drain(
+    usecase: UseCase,
+    settings: Settings,
+    *,
+    workers: int = 2,
+    until: Literal["end", "forever"] = "end",
+    group: str | None = None,
+    session_seconds: float = SESSION_SECONDS,
+    batch_events: int = BATCH_EVENTS,
+) -> DrainReport:
+    """Move the streams' events into the lake.
+
+    May run any number of times at once, here or elsewhere: partitions are shared within a group, and no offset is
+    ever written twice. SIGTERM makes it finish what is buffered and return.
+
+    Args:
+        usecase: whose streams.
+        settings: needs `kafka`, `schema_registry` and `lake`.
+        workers: processes.
+        until: ``end``: what the topics hold now; ``forever``: until SIGTERM.
+        group: the consumer group; default ``fasttrack.<use case>.drain``.
+        session_seconds: after how long a silent worker's partitions go to another.
+        batch_events: how many events of a partition are committed together at most.
+
+    Raises:
+        NotFoundError: a topic is missing.
+        DataLossError: the broker no longer has events that the lake lacks, or a topic was deleted meanwhile.
+        StorageError: the lake can't be written; nothing is lost, drain again.
+        UnavailableError: the broker or the schema registry does not answer; nothing is lost, drain again.
+        KeyboardInterrupt: Ctrl-C, after what was buffered is committed.
+    """
+    began = time.monotonic()
+    broker = Broker(settings.require("kafka"))
+    topics = broker.require([usecase.topic(name) for name in usecase.streams])
+    by_stream = {name: topics[usecase.topic(name)] for name in usecase.streams}
+    for name in usecase.streams:
+        schemas.register(settings, usecase, name)
+    cluster = broker.cluster_id()
+    lake = Lake(usecase, settings, cluster, by_stream)
+    lake.ensure()
+    held = {(name, p): o for name, t in by_stream.items() for (topic, p), o in broker.offsets({t.name: t}).items()}
+    lowest = {at: offsets.earliest for at, offsets in held.items()}
+    start, end = lake.marks(lowest), {at: offsets.latest for at, offsets in held.items()}
+    left = {at for at in end if start[at] < end[at]}
+    if not left and until == "end":
+        return DrainReport({n: StreamDrain() for n in usecase.streams}, seconds=time.monotonic() - began, reused=True)
+    ends = {n: [end[n, p] for p in range(t.partitions)] for n, t in by_stream.items()} if until == "end" else {}
+    group = group or f"fasttrack.{usecase.name}.drain"
+    job = Job(usecase, settings, cluster, by_stream, ends, group, session_seconds, batch_events)
+    report = DrainReport()
+    total = sum(end[at] - start[at] for at in left) if until == "end" else None
+    with track("Draining", total, "events") as bar, Crew(job, max(1, min(workers, len(end)))) as crew:
+        _follow(crew, lake, lowest, end if until == "end" else None, left, bar.advance, report)
+        report.workers = crew.started
+    marks = lake.marks(lowest)
+    report.complete = until == "end" and all(marks[at] >= end[at] for at in end)
+    report.streams = lake.count(start, {at: max(start[at], marks[at]) for at in marks})
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _follow(
+    crew: Crew,
+    lake: Lake,
+    lowest: Marks,
+    end: Marks | None,
+    left: set[tuple[str, int]],
+    advance: Callable[[float], None],
+    report: DrainReport,
+) -> None:
+    """Listen to the workers until all partitions are at their end, or a stop is asked for."""
+    looked = time.monotonic()
+    while not crew.stopping and (end is None or left):
+        said = crew.listen(_LOOK_SECONDS)
+        if isinstance(said, Progress):
+            advance(said.events)
+            report.files += said.files
+            report.bytes += said.bytes
+            if end is not None and said.mark >= end.get((said.stream, said.partition), 0):
+                left.discard((said.stream, said.partition))
+        if end is not None and left and time.monotonic() - looked > _LOOK_SECONDS:
+            # Another drain of the group may have taken partitions, or a worker died after its commit.
+            marks = lake.marks(lowest)
+            left -= {at for at in left if marks[at] >= end[at]}
+            looked = time.monotonic()

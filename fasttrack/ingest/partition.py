@@ -1,0 +1,222 @@
+"""One partition's way into the lake: marks, index, decisions, commits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from fasttrack.ingest.broker import Topic
+from fasttrack.ingest.columncheck import Checked, ColumnChecker
+from fasttrack.ingest.contracts import contract_version
+from fasttrack.ingest.decide import Decision, Index, Recorded, decide
+from fasttrack.ingest.dedup import SeenIds
+from fasttrack.ingest.schemas import known
+from fasttrack.lake.append import Ledger
+from fasttrack.lake.schemas import DEAD_LETTERS, DUPLICATES, raw_schema
+from fasttrack.lake.tables import dead_letters_path, duplicates_path, raw_path, read
+from fasttrack.settings import Settings
+from fasttrack.usecase import UseCase
+
+# A table without rows in a batch keeps its old mark (a commit saved) until it is this many offsets behind; a restart
+# reads them again.
+_LAG = 500_000
+
+
+def app_id(cluster: str, topic: Topic, partition: int) -> str:
+    """Who writes a partition: cluster id, topic id and partition. A topic that is made again is somebody else."""
+    return f"{cluster}:{topic.id}:{partition}"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one batch became."""
+
+    landed: int
+    duplicates: int
+    dead: int
+    files: int
+    bytes: int
+
+
+class StreamContext:
+    """What all partitions of a stream share in one process: the checker and the accepted schema ids."""
+
+    def __init__(self, usecase: UseCase, settings: Settings, stream: str) -> None:
+        self.usecase, self.settings, self.stream = usecase, settings, stream
+        self.contract = usecase.streams[stream]
+        self.version = contract_version(self.contract)
+        self._checker = ColumnChecker(self.contract)
+        self._ids = known(settings, usecase, stream)
+
+    def check(self, values: list[bytes | None], keys: list[bytes | None]) -> Checked:
+        """Check a batch; a schema id that is not known is looked up again before it is refused.
+
+        Raises:
+            UnavailableError: the schema registry does not answer.
+        """
+        checked = self._checker.check(values, keys, self._ids)
+        if any(rejection.reason == "unknown schema id" for _, rejection in checked.rejected):
+            ids = known(self.settings, self.usecase, self.stream)
+            if ids != self._ids:
+                self._ids = ids
+                checked = self._checker.check(values, keys, ids)
+        return checked
+
+
+class PartitionWriter:
+    """Writes one partition's messages, each offset once.
+
+    Args:
+        context: the stream's.
+        cluster: the cluster's id.
+        topic: the topic as it was when the drain began.
+        partition: which one.
+
+    Raises:
+        StorageError: the tables can't be read.
+    """
+
+    def __init__(self, context: StreamContext, cluster: str, topic: Topic, partition: int) -> None:
+        self._context, self.topic, self.partition = context, topic, partition
+        usecase, settings = context.usecase, context.settings
+        app = app_id(cluster, topic, partition)
+        self._landed = Ledger(raw_path(settings, usecase, context.stream), app)
+        self._duplicates = Ledger(duplicates_path(settings, usecase), app)
+        self._dead = Ledger(dead_letters_path(settings, usecase), app)
+        self._seen = self._index()
+        #: True once anything of the partition was committed.
+        self.begun = any(ledger.mark is not None for ledger in self._ledgers)
+        #: The first offset that some table still lacks.
+        self.mark = self._lowest()
+        self._recorded = self._read_recorded()
+
+    @property
+    def _ledgers(self) -> tuple[Ledger, Ledger, Ledger]:
+        # Commits are made in this order: whatever the others lack can be told from what landed.
+        return self._landed, self._duplicates, self._dead
+
+    def _lowest(self) -> int:
+        return min(ledger.mark or 0 for ledger in self._ledgers)
+
+    def _index(self) -> SeenIds:
+        """The ids that the table holds of this partition, and of deleted topics of the same stream."""
+        contract = self._context.contract
+        other = ds.field("_topic_id") != self.topic.id
+        columns = [contract.event_id, contract.event_time]
+        rows = read(self._landed.path, columns, other | (ds.field("_partition") == self.partition))
+        rows = rows.sort_by(contract.event_time)
+        seen = SeenIds(contract.dedup_window)
+        when = rows.column(contract.event_time).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
+        ids = rows.column(contract.event_id).combine_chunks().cast(pa.string())
+        for low in range(0, len(when), 100_000):
+            seen.first(ids.slice(low, 100_000), when[low : low + 100_000])
+        return seen
+
+    def _read_recorded(self) -> Recorded:
+        marks = [ledger.mark or 0 for ledger in self._ledgers]
+        if len(set(marks)) == 1:
+            return Recorded(landed_mark=marks[0], duplicates_mark=marks[1], dead_mark=marks[2])
+        names = [("_topic_id", "_partition", "_offset"), *[("topic_id", "partition", "offset")] * 2]
+        found = []
+        for ledger, (topic_id, partition, offset) in zip(self._ledgers, names, strict=True):
+            mine = (ds.field(topic_id) == self.topic.id) & (ds.field(partition) == self.partition)
+            rows = read(ledger.path, [offset], mine & (ds.field(offset) >= self.mark))
+            found.append(frozenset(rows.column(offset).to_pylist()))
+        landed, duplicates, dead = found
+        return Recorded(landed, duplicates, dead, *marks)
+
+    def write(self, offsets: Index, values: list[bytes | None], keys: list[bytes | None], last: bool) -> Written:
+        """Check, decide and commit a batch.
+
+        Args:
+            offsets: ascending, from `mark` on.
+            values, keys: the messages.
+            last: bring all tables' marks up to date, as nothing follows for now.
+
+        Raises:
+            Fenced: somebody else writes this partition; make a new `PartitionWriter` to go on.
+            StorageError: the storage refused; a new writer resumes where this one stopped.
+            UnavailableError: the schema registry does not answer.
+        """
+        checked = self._context.check(values, keys)
+        decision = decide(self._context.contract, offsets, checked, self._seen, self._recorded)
+        mark = int(offsets[-1]) + 1
+        tables = (
+            self._landed_rows(decision, checked, offsets),
+            self._duplicate_rows(decision),
+            self._dead_rows(decision, offsets, values, keys),
+        )
+        files = size = 0
+        for ledger, rows in zip(self._ledgers, tables, strict=True):
+            behind = mark - (ledger.mark or 0)
+            if behind > 0 and (rows.num_rows or last or behind > _LAG or ledger is self._landed):
+                size += ledger.append(rows, mark)
+                files += bool(rows.num_rows)
+        self.mark = mark if last else self._lowest()
+        return Written(len(decision.landed), len(decision.duplicates), len(decision.dead), files, size)
+
+    def settle(self) -> None:
+        """Bring the marks of tables that had nothing to write up to the others', so that nothing is read again.
+
+        Raises:
+            Fenced, StorageError: as for `write`.
+        """
+        mark = self._landed.mark
+        for ledger in (self._duplicates, self._dead):
+            if mark is not None and (ledger.mark or 0) < mark:
+                ledger.append(None, mark)
+        self.mark = self._lowest()
+
+    def _landed_rows(self, decision: Decision, checked: Checked, offsets: Index) -> pa.Table:
+        rows, index = checked.rows, checked.index
+        if len(decision.landed) < len(index):
+            rows, index = rows.take(pa.array(decision.landed)), index[decision.landed]
+        count = len(index)
+        columns = [
+            *rows.columns,
+            pa.repeat(pa.scalar(self.topic.id), count),
+            pa.repeat(pa.scalar(self.partition, pa.int32()), count),
+            pa.array(offsets[index]),
+            _now(count),
+        ]
+        return pa.table(columns, schema=raw_schema(self._context.contract))
+
+    def _origin(self, count: int) -> dict[str, pa.Array]:
+        return {
+            "stream": pa.repeat(pa.scalar(self._context.stream), count),
+            "topic": pa.repeat(pa.scalar(self.topic.name), count),
+            "topic_id": pa.repeat(pa.scalar(self.topic.id), count),
+            "partition": pa.repeat(pa.scalar(self.partition, pa.int32()), count),
+        }
+
+    def _duplicate_rows(self, decision: Decision) -> pa.Table:
+        offsets, ids = [o for o, _ in decision.duplicates], [i for _, i in decision.duplicates]
+        columns = self._origin(len(ids)) | {
+            "offset": pa.array(offsets, pa.int64()),
+            "event_id": pa.array(ids, pa.string()),
+        }
+        return pa.table(columns, schema=DUPLICATES)
+
+    def _dead_rows(
+        self, decision: Decision, offsets: Index, values: list[bytes | None], keys: list[bytes | None]
+    ) -> pa.Table:
+        at = [position for position, _ in decision.dead]
+        count = len(at)
+        columns = self._origin(count) | {
+            "offset": pa.array(offsets[np.array(at, np.int64)]),
+            "key": pa.array([keys[i] for i in at], pa.binary()),
+            "value": pa.array([values[i] for i in at], pa.binary()),
+            "reason": pa.array([rejection.reason for _, rejection in decision.dead], pa.string()),
+            "detail": pa.array([rejection.detail for _, rejection in decision.dead], pa.string()),
+            "contract_version": pa.repeat(pa.scalar(self._context.version), count),
+            "ingested_at": _now(count),
+        }
+        return pa.table(columns, schema=DEAD_LETTERS)
+
+
+def _now(count: int) -> pa.Array:
+    return pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), count)

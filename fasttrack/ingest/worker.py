@@ -1,0 +1,295 @@
+"""One drain worker: a consumer of the group and the writers of its partitions; run as a process by `drain`."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import orjson
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from fasttrack.errors import DataLossError, FastTrackError
+from fasttrack.ingest.broker import Broker, client_settings
+from fasttrack.ingest.buffer import Buffer
+from fasttrack.ingest.job import Job, failure
+from fasttrack.ingest.marker import fetch
+from fasttrack.ingest.partition import PartitionWriter, StreamContext
+from fasttrack.lake.append import Fenced
+from fasttrack.progress import note
+
+_FETCH = 20_000
+_POLL_SECONDS = 0.1
+_BUFFER_BYTES = 64 * 2**20
+_HEARTBEAT_SECONDS = 0.5
+
+# Passing troubles: the client goes on by itself once the broker is back.
+_PASSING = frozenset(
+    {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._PARTITION_EOF,
+     KafkaError._RESOLVE, KafkaError._MAX_POLL_EXCEEDED, KafkaError.LEADER_NOT_AVAILABLE,
+     KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR,
+     KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.REQUEST_TIMED_OUT}
+)  # fmt: skip
+_GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, KafkaError._UNKNOWN_TOPIC,
+                   KafkaError._UNKNOWN_PARTITION, KafkaError.INCONSISTENT_TOPIC_ID})  # fmt: skip
+
+
+class Worker:
+    """Consumes, buffers by partition, commits; see DESIGN's drain section.
+
+    Args:
+        job: the orders.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._streams = {topic.name: name for name, topic in job.topics.items()}
+        self._broker = Broker(job.settings.require("kafka"))
+        self._contexts = {name: StreamContext(job.usecase, job.settings, name) for name in job.topics}
+        self._buffers: dict[tuple[str, int], Buffer] = {}
+        self._failure: BaseException | None = None
+        #: Set to finish: commit what is buffered, leave the group, return.
+        self.stop = threading.Event()
+        #: Set when the parent is gone: leave at once.
+        self.orphaned = threading.Event()
+        self._consumer = Consumer(
+            client_settings(job.settings.require("kafka"))
+            | {
+                "group.id": job.group,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "partition.assignment.strategy": "cooperative-sticky",
+                "session.timeout.ms": int(job.session_seconds * 1000),
+                "heartbeat.interval.ms": int(_HEARTBEAT_SECONDS * 1000),
+                "max.partition.fetch.bytes": 4 * 2**20,
+                "queued.max.messages.kbytes": 32 * 2**10,
+                "queued.min.messages": 100_000,
+                "fetch.wait.max.ms": 50,
+            }
+        )
+
+    def run(self) -> None:
+        """Drain until told to stop.
+
+        Raises:
+            DataLossError: offsets that the lake still needs are gone, or a topic was deleted meanwhile.
+            StorageError: the lake can't be written; nothing is lost.
+            UnavailableError: broker or registry do not answer.
+        """
+        subscribed = list(self._streams)
+        self._consumer.subscribe(subscribed, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        try:
+            while not self.stop.is_set() and not self.orphaned.is_set():
+                self._take(self._consumer.consume(min(_FETCH, self._job.batch_events), _POLL_SECONDS))
+                if self._failure is not None:
+                    raise self._failure
+                self._commit_due()
+            if not self.orphaned.is_set():
+                for at in list(self._buffers):
+                    self._commit(at, last=True)
+        finally:
+            # Buffers are emptied first: leaving the group calls `_revoked`, which must not commit after a failure.
+            self._buffers.clear()
+            self._consumer.close()
+
+    def _take(self, messages: list[Message]) -> None:
+        if any(message.error() is not None for message in messages):
+            for message in messages:
+                if message.error() is not None:
+                    self._fault(message)
+            messages = [message for message in messages if message.error() is None]
+        # Two flat lists: a tuple for each message would wake the garbage collector again and again.
+        topics: list[Any] = [message.topic() for message in messages]
+        parts: list[Any] = [message.partition() for message in messages]
+        count = len(messages)
+        cuts = [at for at in range(1, count) if parts[at] != parts[at - 1] or topics[at] != topics[at - 1]]
+        for low, high in itertools.pairwise([0, *cuts, count] if count else []):
+            self._add((topics[low], parts[low]), messages[low:high])
+
+    def _add(self, at: tuple[str, int], messages: list[Message]) -> None:
+        buffer = self._buffers.get(at)
+        while buffer is not None and messages and (broken := buffer.add(messages)) is not None:
+            messages = messages[broken:]
+            upto: Any = messages[0].offset()
+            # Ask Kafka itself: compaction and transactions leave holes, anything else must be read again.
+            if len(fetch(self._broker, *at, buffer.next, upto + 1)) > 1:
+                note(f"STALE {at} {buffer.next} {upto}")
+                self._seek(at, buffer.next)
+                return
+            buffer.next = upto
+
+    def _fault(self, message: Message) -> None:
+        error = message.error()
+        assert error is not None
+        where = f"topic {message.topic()}, partition {message.partition()}, offset {message.offset()}"
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            raise DataLossError(
+                f"the broker no longer has the next events ({error.str()}).", where=where,
+                fix="Raise the topic's retention; restore the events, or drain into a new lake.",
+            )  # fmt: skip
+        if error.code() in _GONE:
+            self._same_topics({str(message.topic())})
+            return
+        if error.code() not in _PASSING and not error.retriable():
+            raise self._broker.unavailable(error.str())
+
+    def _same_topics(self, names: set[str]) -> None:
+        """Make sure that the topics are still those that the offsets belong to."""
+        found = self._broker.topics(names)
+        for name in names:
+            ours = self._job.topics[self._streams[name]]
+            if name not in found or found[name].id != ours.id:
+                raise DataLossError(
+                    "the topic was deleted (and perhaps made again) while it was drained.", where=f"topic {name}",
+                    fix="Drain again: a topic that was made again is read from its beginning.",
+                )  # fmt: skip
+
+    def _commit_due(self) -> None:
+        for at in [at for at, buffer in self._buffers.items() if buffer.due(self._job.batch_events)]:
+            self._commit(at, last=self._buffers[at].done)
+        while sum(buffer.bytes for buffer in self._buffers.values()) > _BUFFER_BYTES:
+            self._commit(max(self._buffers, key=lambda at: self._buffers[at].bytes), last=False)
+
+    def _commit(self, at: tuple[str, int], last: bool) -> None:
+        buffer = self._buffers[at]
+        if not buffer.offsets:
+            if last:
+                self._settle(at)
+            return
+        # After the messages were fetched and before they are committed: if the topic is the same one now, it was then.
+        self._same_topics({at[0]})
+        offsets = np.array(buffer.offsets, np.int64)
+        try:
+            written = buffer.writer.write(offsets, buffer.values, buffer.keys, last)
+        except Fenced:
+            self._resume(at)
+            return
+        self._buffers[at] = Buffer(buffer.writer, buffer.next, buffer.end)
+        self._say(
+            stream=self._streams[at[0]], partition=at[1], mark=buffer.next if last else buffer.writer.mark,
+            events=len(offsets), landed=written.landed, duplicates=written.duplicates, dead=written.dead,
+            files=written.files, bytes=written.bytes,
+        )  # fmt: skip
+        if buffer.done:
+            self._pause(at)
+        self._show_lag(at, buffer.next)
+
+    def _settle(self, at: tuple[str, int]) -> None:
+        try:
+            self._buffers[at].writer.settle()
+        except Fenced:
+            # Somebody else has the partition already, and the marks with it.
+            return
+
+    def _resume(self, at: tuple[str, int]) -> None:
+        """Somebody else wrote this partition: drop the buffer and go on from the table's mark, if it is still ours."""
+        note(f"{at[0]}, partition {at[1]}: another drain wrote it meanwhile; nothing is written twice")
+        del self._buffers[at]
+        self._seek(at, self._open(at))
+
+    def _seek(self, at: tuple[str, int], offset: int) -> None:
+        try:
+            self._consumer.seek(TopicPartition(*at, offset))
+        except KafkaException:
+            # Not assigned any more; the callback that says so is on its way.
+            self._buffers.pop(at, None)
+
+    def _open(self, at: tuple[str, int]) -> int:
+        """Start a buffer at the tables' mark; the offset to read from."""
+        name = self._streams[at[0]]
+        topic = self._job.topics[name]
+        writer = PartitionWriter(self._contexts[name], self._job.cluster, topic, at[1])
+        held = self._broker.offsets({at[0]: topic})[at]
+        start = writer.mark if writer.begun else max(writer.mark, held.earliest)
+        if held.earliest > start or start > held.latest:
+            raise DataLossError(
+                f"the lake needs offset {start}, the broker has {held.earliest} to {held.latest}.",
+                where=f"topic {at[0]}, partition {at[1]}",
+                fix="Events were deleted before they were drained: restore them, or drain into a new lake.",
+            )
+        ends = self._job.ends.get(name)
+        self._buffers[at] = Buffer(writer, start, ends[at[1]] if ends else None)
+        return start
+
+    def _pause(self, at: tuple[str, int]) -> None:
+        try:
+            self._consumer.pause([TopicPartition(*at)])
+        except KafkaException:
+            # Taken away in the same moment; then there is nothing to pause.
+            return
+
+    def _show_lag(self, at: tuple[str, int], offset: int) -> None:
+        """Tell Kafka how far the lake is: for lag displays only, the truth is in the tables."""
+        try:
+            self._consumer.commit(offsets=[TopicPartition(*at, offset)], asynchronous=True)
+        except KafkaException:
+            # Asked again with the next batch; nothing depends on it.
+            return
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # librdkafka swallows what is raised in a callback, so it is kept for `run`.
+        try:
+            for place in partitions:
+                place.offset = self._open((place.topic, place.partition))
+            consumer.incremental_assign(partitions)
+            finished = [place for place in partitions if self._buffers[place.topic, place.partition].done]
+            if finished:
+                consumer.pause(finished)
+        except BaseException as error:
+            self._failure = error
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        try:
+            for place in partitions:
+                if (place.topic, place.partition) in self._buffers and self._failure is None:
+                    self._commit((place.topic, place.partition), last=True)
+        except BaseException as error:
+            self._failure = error
+        self._lost(consumer, partitions)
+
+    def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        for place in partitions:
+            self._buffers.pop((place.topic, place.partition), None)
+
+    @staticmethod
+    def _say(**fields: Any) -> None:
+        sys.stdout.buffer.write(orjson.dumps(fields) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _listen(worker: Worker) -> None:
+    """Watch stdin: a line says stop, its end that the parent is gone."""
+    line = sys.stdin.buffer.readline()
+    (worker.stop if line else worker.orphaned).set()
+
+
+def main() -> int:
+    """Read a job from stdin, drain, report on stdout; the exit code is the error's."""
+    # Hundreds of thousands of small objects live for a moment here and hold no cycles: look for cycles seldom.
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 20)
+    job = Job.from_line(sys.stdin.buffer.readline())
+    # Ctrl-C reaches the whole foreground group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        worker = Worker(job)
+        signal.signal(signal.SIGTERM, lambda *_: worker.stop.set())
+        threading.Thread(target=_listen, args=(worker,), daemon=True).start()
+        worker.run()
+    except FastTrackError as error:
+        Worker._say(**failure(error))
+        return error.exit_code
+    except BrokenPipeError:
+        # The parent is gone and nobody listens; what was committed is in the tables.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

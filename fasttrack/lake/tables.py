@@ -1,0 +1,173 @@
+"""Where the tables lie, and how they are opened and read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import DeltaTable, Schema
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from fasttrack.errors import ConfigurationError, NotFoundError, StorageError
+from fasttrack.lake.durability import sync_folders
+from fasttrack.lake.failures import storage, storage_error
+from fasttrack.lake.schemas import MOMENT
+from fasttrack.settings import Settings
+from fasttrack.usecase import UseCase
+
+_ATTEMPTS = 9
+_FIRST_WAIT_SECONDS = 0.01
+
+# Lineage names table versions, so the log that finds them is kept; app transactions are the drain's offsets and must
+# never expire (they don't by default: delta.setTransactionRetentionDuration is unset).
+_CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 3650 days"}
+
+
+def root(settings: Settings, usecase: UseCase) -> str:
+    """The folder of a use case's tables.
+
+    Raises:
+        ConfigurationError: no lake is set, or it is not a local folder.
+    """
+    lake = settings.require("lake").removeprefix("file://")
+    if "://" in lake:
+        raise ConfigurationError(
+            "only a lake in a local (or mounted) folder is supported.", where=f"FASTTRACK_LAKE={lake}",
+            fix="Give the path of a folder.",
+        )  # fmt: skip
+    return str(Path(lake).expanduser().absolute() / usecase.name)
+
+
+def raw_path(settings: Settings, usecase: UseCase, stream: str) -> str:
+    """The Delta table of a stream's accepted events."""
+    return f"{root(settings, usecase)}/raw/{stream}"
+
+
+def dead_letters_path(settings: Settings, usecase: UseCase) -> str:
+    """The Delta table of the messages that broke their contract, with their raw bytes."""
+    return f"{root(settings, usecase)}/dead_letters"
+
+
+def duplicates_path(settings: Settings, usecase: UseCase) -> str:
+    """The Delta table that names each message whose event was in the lake already."""
+    return f"{root(settings, usecase)}/duplicates"
+
+
+def features_path(settings: Settings, usecase: UseCase, fingerprint: str) -> str:
+    """The folder of one build of the feature table."""
+    return f"{root(settings, usecase)}/features/{fingerprint}"
+
+
+def load(path: str, version: int | None = None) -> DeltaTable:
+    """Open a table, trying again while others commit ("gap in commit files" is such a race).
+
+    Raises:
+        NotFoundError: there is no table.
+        StorageError: it can't be read.
+    """
+    wait = _FIRST_WAIT_SECONDS
+    for attempt in range(_ATTEMPTS):
+        try:
+            return DeltaTable(path, version=version)
+        except TableNotFoundError as error:
+            raise NotFoundError(
+                "there is no table yet.", where=path, fix="Run `fasttrack run` or drain first."
+            ) from error
+        except (DeltaError, OSError) as error:
+            if attempt == _ATTEMPTS - 1:
+                raise storage_error(error, path) from error
+        time.sleep(wait)
+        wait *= 2
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def ensure(path: str, schema: pa.Schema) -> None:
+    """Create the table if it is missing, and add columns that the contract has got since.
+
+    Raises:
+        StorageError: the disk refused, or a column's type differs from the contract's.
+    """
+    with storage(path):
+        existed = DeltaTable.is_deltatable(path)
+        if not existed:
+            try:
+                DeltaTable.create(path, schema, mode="ignore", configuration=_CONFIGURATION)
+            except DeltaError:
+                # Perhaps somebody created it at the same moment; otherwise this is the reason why it can't be.
+                if not DeltaTable.is_deltatable(path):
+                    raise
+            sync_folders(path)
+    if existed:
+        _evolve(path, schema)
+
+
+def _evolve(path: str, schema: pa.Schema) -> None:
+    table = load(path)
+    known = {field.name: field for field in pa.schema(table.schema())}
+    for field in schema:
+        have = known.get(field.name)
+        if have is not None and have.type != field.type:
+            raise StorageError(
+                f"column {field.name!r} holds {have.type}, the contract now says {field.type}.", where=path,
+                fix="A contract evolves by adding nullable fields: give the changed field a new name.",
+            )  # fmt: skip
+    missing = [field for field in schema if field.name not in known]
+    if missing:
+        fields = Schema.from_arrow(pa.schema(missing)).fields
+        with storage(path):
+            table.alter.add_columns(fields)
+
+
+def read(
+    path: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None, version: int | None = None
+) -> pa.Table:
+    """Read a table; files whose statistics exclude `where` are not opened.
+
+    Raises:
+        NotFoundError: there is no table.
+        StorageError: it can't be read.
+    """
+    table = load(path, version)
+    with storage(path):
+        return table.to_pyarrow_dataset().to_table(columns=None if columns is None else list(columns), filter=where)
+
+
+def read_raw(
+    settings: Settings,
+    usecase: UseCase,
+    stream: str,
+    columns: Sequence[str] | None = None,
+    before: datetime | None = None,
+    version: int | None = None,
+) -> pa.Table:
+    """Read a stream's accepted events.
+
+    Args:
+        columns: the columns to read; all if absent.
+        before: only events whose event time is earlier than this (aware) moment.
+        version: a pinned Delta version; the newest if absent.
+
+    Returns:
+        One row an event, in no particular order (sort by ``_partition, _offset`` for the order within a key).
+
+    Raises:
+        NotFoundError: nothing was drained yet.
+        StorageError: the table can't be read.
+    """
+    where = None if before is None else ds.field(usecase.streams[stream].event_time) < pa.scalar(before, MOMENT)
+    return read(raw_path(settings, usecase, stream), columns, where, version)
+
+
+def versions(settings: Settings, usecase: UseCase) -> dict[str, int]:
+    """The newest Delta version of each stream's raw table; streams without a table are left out."""
+    found: dict[str, int] = {}
+    for stream in usecase.streams:
+        try:
+            found[stream] = load(raw_path(settings, usecase, stream)).version()
+        except NotFoundError:
+            continue
+    return found

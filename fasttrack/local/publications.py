@@ -1,0 +1,91 @@
+"""The published models of a home: their servers, started beside the former ones and then put in their place."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from pathlib import Path
+
+from fasttrack.errors import NotFoundError
+from fasttrack.local import servers
+from fasttrack.local.home import Home, State
+from fasttrack.local.parallel import together
+from fasttrack.local.ports import Ports
+from fasttrack.local.process import Processes
+
+# A request that began before the switch to a new model ends within this.
+_LINGER_SECONDS = 15.0
+
+
+class Publications:
+    """Starts and replaces the servers of models.
+
+    Args:
+        home: remembers what is published.
+        state: of that home.
+        ports: of that home.
+        processes: runs the servers.
+    """
+
+    def __init__(self, home: Home, state: State, ports: Ports, processes: Processes) -> None:
+        self._home = home
+        self._state = state
+        self._ports = ports
+        self._processes = processes
+        self._mutex = threading.Lock()
+        self._retiring: threading.Timer | None = None
+
+    def publish(self, name: str, usecase: Path, package: Path) -> dict[str, str]:
+        """See `Platform.publish`."""
+        for path in (usecase, package):
+            if not path.exists():
+                raise NotFoundError(
+                    "the path does not exist.", where=str(path), fix="Give the use-case file and the package."
+                )
+        with self._mutex:
+            self._retire_now()
+            former = self._state.publications.get(name)
+            slot = "b" if former and former["slot"] == "a" else "a"
+            try:
+                urls = self._start(name, usecase, package, slot)
+            except BaseException:
+                self._drop(name, slot)
+                raise
+            kept = {"usecase": str(usecase), "package": str(package), "slot": slot, "urls": urls}
+            self._state.publications[name] = kept
+            self._home.remember(self._state)
+            if former:
+                self._retiring = threading.Timer(_LINGER_SECONDS, self._drop, (name, former["slot"]))
+                self._retiring.daemon = True
+                self._retiring.start()
+            return urls
+
+    def resume(self, name: str) -> None:
+        """Start the servers of what was published before the platform was stopped."""
+        kept = self._state.publications[name]
+        kept["urls"] = self._start(name, Path(kept["usecase"]), Path(kept["package"]), kept["slot"])
+        self._home.remember(self._state)
+
+    def close(self) -> None:
+        """Forget what was to be stopped later: everything is stopped now."""
+        if self._retiring is not None:
+            self._retiring.cancel()
+            self._retiring = None
+
+    def _start(self, name: str, usecase: Path, package: Path, slot: str) -> dict[str, str]:
+        parts = servers.model_servers(name, usecase, package, slot, self._ports)
+        self._home.remember(self._state)
+        together({part.name: partial(self._processes.start, part) for part in parts})
+        return servers.urls(name, slot, self._state.ports)
+
+    def _retire_now(self) -> None:
+        if self._retiring is not None:
+            self._retiring.cancel()
+            self._retiring.function(*self._retiring.args)
+            self._retiring = None
+
+    def _drop(self, name: str, slot: str) -> None:
+        names = [servers.part_name(name, role, slot) for role in servers.ROLES]
+        self._processes.stop(names)
+        for part in names:
+            self._processes.forget(part)

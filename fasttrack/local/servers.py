@@ -1,0 +1,81 @@
+"""The servers above the stores: the gateway, and the three KServe servers of a published model."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+from pathlib import Path
+from typing import Any
+
+from fasttrack.local.part import HOST, Part
+from fasttrack.local.ports import Ports
+
+ROLES = ("predictor", "transformer", "explainer")
+_START_SECONDS = 180.0
+# The C library keeps freed memory for each thread otherwise.
+_LEAN = {"MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
+
+
+def gateway(port: int) -> Part:
+    """The API gateway on `port`."""
+    argv = (sys.executable, "-m", "api_gateway", "--host", HOST, "--port", str(port))
+    return Part("gateway", argv, lambda: responds(port, "/readyz"), {"gateway": port}, _LEAN, timeout=_START_SECONDS)
+
+
+def part_name(model: str, role: str, slot: str) -> str:
+    """The name of a server; the two slots let a new package start beside the old one."""
+    return f"{model}-{role}-{slot}"
+
+
+def model_servers(model: str, usecase: Path, package: Path, slot: str, ports: Ports) -> list[Part]:
+    """Predictor, transformer and explainer of a published model.
+
+    Args:
+        model: name in URLs.
+        usecase: the use-case file.
+        package: the model package's folder.
+        slot: "a" or "b".
+        ports: gives each server a port for HTTP and one for gRPC.
+    """
+    http_ports = {role: ports.choose(f"{part_name(model, role, slot)}-http") for role in ROLES}
+    grpc_ports = {role: ports.choose(f"{part_name(model, role, slot)}-grpc") for role in ROLES}
+    parts = []
+    for role in ROLES:
+        argv = [sys.executable, "-m", "fasttrack.serving", role, "--model_name", model, "--package", str(package)]
+        argv += ["--usecase", str(usecase), "--http_port", str(http_ports[role]), "--grpc_port", str(grpc_ports[role])]
+        if role == "transformer":
+            argv += ["--predictor_protocol", "grpc-v2", "--predictor_host", f"{HOST}:{grpc_ports['predictor']}"]
+        parts.append(
+            Part(
+                name=part_name(model, role, slot),
+                argv=tuple(argv),
+                ready=_when_ready(http_ports[role], model),
+                ports={"http": http_ports[role], "grpc": grpc_ports[role]},
+                environment=_LEAN,
+                timeout=_START_SECONDS,
+                grace=25.0,
+            )
+        )
+    return parts
+
+
+def urls(model: str, slot: str, ports: dict[str, int]) -> dict[str, str]:
+    """Where the servers of a model answer: ``<role>_url`` (HTTP) and ``<role>_grpc`` (host:port)."""
+    found = {f"{role}_url": f"http://{HOST}:{ports[part_name(model, role, slot) + '-http']}" for role in ROLES}
+    return found | {f"{role}_grpc": f"{HOST}:{ports[part_name(model, role, slot) + '-grpc']}" for role in ROLES}
+
+
+def responds(port: int, path: str) -> bool:
+    """Whether ``GET path`` answers 200 on `port`."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=3.0)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except http.client.HTTPException:
+        return False
+    finally:
+        connection.close()
+
+
+def _when_ready(port: int, model: str) -> Any:
+    return lambda: responds(port, f"/v2/models/{model}/ready")

@@ -1,0 +1,163 @@
+"""From the files of a model package to predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+import safetensors
+import safetensors.torch
+import torch
+
+from fasttrack.errors import ConfigurationError, IntegrityError
+from fasttrack.models.architectures import build
+from fasttrack.models.batch import Array, Batch
+from fasttrack.models.calibration import Conformal, Platt
+from fasttrack.models.encoding import Encoder
+from fasttrack.models.layers import Network, Sizes
+
+# Large enough to fill the cores, small enough for the activations to stay in the cache.
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says about B rows; all float32 [B].
+
+    Attributes:
+        probability: calibrated probability of the positive class.
+        value: expected label, in label units.
+        lower: lower end of the interval, in label units.
+        upper: upper end.
+    """
+
+    probability: Array
+    value: Array
+    lower: Array
+    upper: Array
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Outputs before calibration, float64 [B]; value, lower and upper in label units."""
+
+    logit: Array
+    value: Array
+    lower: Array
+    upper: Array
+
+
+class Predictor:
+    """A loaded model; holds no state between calls, so threads may share it."""
+
+    def __init__(
+        self, network: Network, encoder: Encoder, scale: tuple[float, float], calibration: Platt, conformal: Conformal
+    ) -> None:
+        self.encoder = encoder
+        self.calibration = calibration
+        self.conformal = conformal
+        self._network = network.eval().requires_grad_(False)
+        self._center, self._scale = scale
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Predictor:
+        """Load ``model.safetensors``, ``config.json`` and ``conformal.json``; nothing in them is executed.
+
+        Raises:
+            IntegrityError: a file is absent or damaged, or the files don't belong together.
+        """
+        config = _json(files, "config.json")
+        try:
+            calibration = Platt.from_json(config["calibration"])
+            conformal = Conformal.from_json(_json(files, "conformal.json"))
+            return cls(*_network(files, config), calibration, conformal)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(error) from error
+
+    @classmethod
+    def uncalibrated(cls, files: Mapping[str, bytes]) -> Predictor:
+        """Load what a fit wrote, before its evaluation: the probability is the sigmoid of the logit, the margin is 0.
+
+        Raises:
+            IntegrityError: as `from_files`.
+        """
+        try:
+            return cls(*_network(files, _json(files, "config.json")), Platt(), Conformal(0.0, 0.0, 0))
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(error) from error
+
+    def raw(self, batch: Batch) -> Raw:
+        """Outputs before calibration, for any number of rows."""
+        parts = [self._forward(batch.take(slice(start, start + _CHUNK))) for start in range(0, len(batch), _CHUNK)]
+        logit = np.concatenate([part[0] for part in parts]) if parts else np.zeros(0)
+        ends = np.concatenate([part[1] for part in parts]) if parts else np.zeros((0, 3))
+        value = ends.astype(np.float64) * self._scale + self._center
+        return Raw(logit.astype(np.float64), value[:, 0], value[:, 1], value[:, 2])
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Predict encoded rows.
+
+        Raises:
+            InvalidRequestError: never; a batch of the encoder always fits (see `Encoder.encode` for what it refuses).
+        """
+        found = self.raw(batch)
+        lower, upper = self.conformal.apply(found.value, (found.lower, found.upper), found.logit)
+        parts = (self.calibration.apply(found.logit), found.value, lower, upper)
+        return Prediction(*(part.astype(np.float32) for part in parts))
+
+    def predict_rows(self, rows: Sequence[Mapping[str, Any]]) -> Prediction:
+        """Predict raw rows, dicts by column name.
+
+        Raises:
+            InvalidRequestError: see `Encoder.encode`.
+        """
+        return self.predict(self.encoder.encode_rows(rows))
+
+    def _forward(self, batch: Batch) -> tuple[Array, Array]:
+        with torch.inference_mode():
+            logit, value = self._network(*(torch.from_numpy(np.ascontiguousarray(v)) for v in batch.tensors().values()))
+        return logit.numpy(), value.numpy()
+
+
+def _network(files: Mapping[str, bytes], config: Mapping[str, Any]) -> tuple[Network, Encoder, tuple[float, float]]:
+    encoder = Encoder.from_json(config["encoder"])
+    # Initial weights are drawn and thrown away; the caller's random numbers must not depend on a model being loaded.
+    with torch.random.fork_rng(devices=[]):
+        try:
+            network = build(config["architecture"], config["parameters"], Sizes.of(encoder))
+        except ConfigurationError as error:
+            raise _damaged(error) from error
+    try:
+        network.load_state_dict(safetensors.torch.load(_file(files, "model.safetensors")))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise _damaged(error) from error
+    regression = config["regression"]
+    return network, encoder, (float(regression["center"]), float(regression["scale"]))
+
+
+def _file(files: Mapping[str, bytes], name: str) -> bytes:
+    if name not in files:
+        raise IntegrityError(
+            "the model package lacks a file.", where=name, fix="Evaluate and register the model again."
+        )
+    return files[name]
+
+
+def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = orjson.loads(_file(files, name))
+    except orjson.JSONDecodeError as error:
+        raise IntegrityError(f"not JSON: {error}.", where=name, fix="Register the model again.") from error
+    return found
+
+
+def _damaged(error: Exception) -> IntegrityError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return IntegrityError(
+        f"weights and configuration don't belong together: {reason}",
+        where="config.json",
+        fix="Register the model again.",
+    )

@@ -1,0 +1,1 @@
+"""Model servers on the KServe SDK: predictor, transformer and explainer of a verified model package."""

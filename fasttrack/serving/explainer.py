@@ -1,0 +1,161 @@
+"""The explainer: V1 ``:explain`` by SHAP or LIME, with the model in the process."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import pyarrow.parquet as pq
+
+from fasttrack.errors import IntegrityError, InvalidRequestError
+from fasttrack.explain.encoded import EncodedModel
+from fasttrack.explain.lime_values import LimeExplainer
+from fasttrack.explain.results import Explanation
+from fasttrack.explain.shap_values import ShapExplainer
+from fasttrack.models import Batch
+from fasttrack.models.inference import Predictor
+from fasttrack.serving.flags import ServerOptions
+from fasttrack.serving.model import ServedModel
+from fasttrack.serving.online import FeatureRows, Store, open_store
+from fasttrack.serving.package import ServedPackage
+from fasttrack.serving.rows import RawReader
+from fasttrack.serving.tensors import InferenceCall, Tensor
+from fasttrack.serving.trace import current
+
+_LOG: Final = logging.getLogger("fasttrack.serving")
+METHODS: Final = ("shap", "lime")
+#: An explanation costs about as much as a thousand predictions.
+MAX_INSTANCES: Final = 64
+
+
+class ExplainerModel(ServedModel):
+    """Explains single predictions (see `ServedModel`).
+
+    It listens at once and gets ready when SHAP and LIME are imported and compiled, some seconds later.
+
+    Args:
+        name: name in URLs.
+        package: the package that the predictor serves.
+        store: the online store.
+    """
+
+    def __init__(self, name: str, package: ServedPackage, store: Store | None) -> None:
+        super().__init__(name, package, MAX_INSTANCES)
+        predictor = Predictor.from_files(package.files)
+        self._model = EncodedModel(package.encoder, lambda batch: predictor.predict(batch).probability)
+        self._reader = RawReader(package.signature, MAX_INSTANCES)
+        self._rows = FeatureRows(package.encoder, store)
+        # One thread: shap's permutations come from a generator that the whole process shares.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explain")
+        self._warming: asyncio.Task[None] | None = None
+        self._explainers: dict[str, ShapExplainer | LimeExplainer] = {}
+
+    async def open(self) -> None:
+        """Begin to import and compile in the background."""
+        self._warming = asyncio.create_task(self._warm())
+
+    async def _warm(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._prepare)
+        self.ready = True
+        _LOG.info("explainer of %s is ready", self.name)
+
+    def _prepare(self) -> None:
+        background = self._model.flatten(_background(self.package))
+        values = [None] * len(self._model.space.names)
+        self._explainers = {
+            "shap": ShapExplainer(self._model.space, background),
+            "lime": LimeExplainer(self._model.space, background),
+        }
+        for explainer in self._explainers.values():
+            explainer.explain(background[0], values)
+
+    async def close(self) -> None:
+        """Let the running explanation finish."""
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def answer(self, call: InferenceCall) -> tuple[tuple[Tensor, ...], Mapping[str, str]]:
+        """V2 inference: refused."""
+        raise InvalidRequestError("the explainer doesn't predict.", fix=f"POST /v1/models/{self.name}:explain.")
+
+    async def explain(self, payload: Any, headers: Any = None) -> dict[str, Any]:
+        """Answer ``{"instances": [...], "method": "shap" | "lime", "top": 5}``.
+
+        Returns:
+            ``explanations`` (one an instance, see `Explanation.to_json`), ``model_version``, ``digest``, ``as_of``.
+
+        Raises:
+            InvalidRequestError: the body is malformed, or a feature is missing or wrong.
+            NotFoundError: an entity is unknown.
+            UnavailableError: the online store doesn't answer, or the deadline has passed.
+        """
+        instances, method, top = _checked(_parsed(payload))
+        columns, as_of = await self._rows.columns(self._reader.instances(instances))
+        rows = self._model.flatten(self._rows.encode(columns))
+        found = []
+        for position, row in enumerate(rows):
+            current().check()
+            values = self._model.values({name: column[position] for name, column in columns.items()})
+            found.append(await self._explained(method, row, values))
+        body = {"explanations": [explanation.to_json(top) for explanation in found], **self.package.parameters()}
+        return {**body, "as_of": as_of} if as_of else body
+
+    async def _explained(self, method: str, row: Any, values: list[Any]) -> Explanation:
+        explain = self._explainers[method].explain
+        return await asyncio.get_running_loop().run_in_executor(self._thread, explain, row, values)
+
+
+def _parsed(payload: Any) -> Any:
+    """The SDK parses a body only where the content type says JSON, which `curl -d` doesn't."""
+    if not isinstance(payload, bytes):
+        return payload
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequestError(f"the body is not JSON: {error}.", fix='Send {"instances": [{...}]}.') from error
+
+
+def _checked(payload: Any) -> tuple[list[Any], str, int | None]:
+    if not isinstance(payload, dict) or not isinstance(payload.get("instances"), list):
+        raise InvalidRequestError("the body has no list of instances.", fix='Send {"instances": [{...}]}.')
+    unknown = sorted(payload.keys() - {"instances", "method", "top"})
+    if unknown:
+        raise InvalidRequestError(f"{unknown[0]!r} is unknown.", where="body", fix="There is: instances, method, top.")
+    method, top = payload.get("method", "shap"), payload.get("top")
+    if method not in METHODS:
+        raise InvalidRequestError(
+            f"{method!r} is unknown.", where="method", fix=f"Choose one of: {', '.join(METHODS)}."
+        )
+    if top is not None and (type(top) is not int or top < 1):
+        raise InvalidRequestError(f"{top!r} is not a count.", where="top", fix="Send a whole number from 1.")
+    return payload["instances"], method, top
+
+
+def _background(package: ServedPackage) -> Batch:
+    try:
+        table = pq.read_table(io.BytesIO(package.files["background.parquet"]))
+        columns = {name: np.array(table[name].to_pylist(), dtype=object) for name in table.column_names}
+        return package.encoder.encode(columns, strict=False)
+    except (ValueError, TypeError, OSError, InvalidRequestError) as error:
+        raise IntegrityError(
+            f"it can't be read ({error}).",
+            where="background.parquet",
+            fix="Publish the package again with this version of FastTrack.",
+        ) from error
+
+
+def build(options: ServerOptions, package: ServedPackage) -> ExplainerModel:
+    """The explainer of a verified package.
+
+    Raises:
+        FastTrackError: the use case or its online store can't be used.
+    """
+    import torch
+
+    torch.set_num_threads(options.threads)
+    return ExplainerModel(options.model_name, package, open_store(options.usecase))

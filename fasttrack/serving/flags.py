@@ -1,0 +1,80 @@
+"""Command-line flags of the three servers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fasttrack.errors import ConfigurationError
+
+#: The address to listen on; containers set it to 0.0.0.0.
+BIND_VARIABLE = "FASTTRACK_BIND"
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What the flags say; see `parse` for their meaning."""
+
+    role: str
+    model_name: str
+    package: str
+    digest: str
+    model_version: str
+    usecase: str
+    host: str
+    http_port: int
+    grpc_port: int
+    max_batch: int
+    max_body: int
+    grace: int
+    threads: int
+    predictor_host: str
+    predictor_protocol: str
+    predictor_timeout: float
+
+
+def _parser(role: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"fasttrack-{role}", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--model_name", required=True, help="name of the model in URLs: the use case's name")
+    add("--package", required=True, help="folder of the model package")
+    add("--digest", default="", help="serve only the package of this digest (sha256:...)")
+    add("--model_version", default="", help="version shown in responses; default: from the digest")
+    add("--host", default=os.environ.get(BIND_VARIABLE, LOOPBACK), help=f"address to listen on (${BIND_VARIABLE})")
+    add("--http_port", type=int, default=8080)
+    add("--grpc_port", type=int, default=8081, help="0 turns gRPC off")
+    add("--workers", type=int, default=1, help="only 1: replicas are the platform's work")
+    add("--max_batch", type=int, default=4096, help="most rows a request")
+    add("--max_body", type=int, default=64 * 2**20, help="most bytes a request")
+    add("--grace", type=int, default=20, help="seconds that requests in flight get after SIGTERM")
+    add("--threads", type=int, default=1, help="threads of one forward pass")
+    add("--usecase", default="", help="the use-case file; needed to read online features by entity")
+    add("--predictor_host", default="", help="host:port of the predictor (transformer only)")
+    add("--predictor_protocol", default="v2", choices=["v2", "grpc-v2"], help="how the predictor is called")
+    add("--predictor_request_timeout_seconds", type=float, default=5.0, help="where the caller sets no deadline")
+    return parser
+
+
+def parse(role: str, arguments: Sequence[str] | None = None) -> ServerOptions:
+    """Read the flags of a server; the names are those that KServe passes to containers.
+
+    Unknown flags are refused, unlike the SDK does: a misspelt one would be silently without effect.
+
+    Raises:
+        ConfigurationError: for a value that can't be served with.
+        SystemExit: by argparse, for unknown flags and wrong types.
+    """
+    found = _parser(role).parse_args(arguments)
+    if found.workers != 1:
+        raise ConfigurationError(
+            f"--workers {found.workers} is not supported.",
+            fix="Run more replicas: the SDK's extra workers lose the transformer's predictor address.",
+        )
+    if role == "transformer" and not found.predictor_host:
+        raise ConfigurationError("--predictor_host is missing.", fix="Give the predictor's host:port.")
+    values = vars(found)
+    del values["workers"]
+    return ServerOptions(role=role, predictor_timeout=values.pop("predictor_request_timeout_seconds"), **values)

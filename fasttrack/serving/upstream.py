@@ -1,0 +1,167 @@
+"""The transformer's calls to the predictor, over one kept connection, with trace and deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+import orjson
+
+from fasttrack.errors import ConflictError, FastTrackError, InvalidRequestError, NotFoundError, UnavailableError
+from fasttrack.serving import rest_codec
+from fasttrack.serving.tensors import InferenceAnswer, Tensor, from_bytes, to_bytes
+from fasttrack.serving.trace import current
+
+_METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
+_MAX_MESSAGE: Final = 64 * 2**20
+_ERRORS: Final[Mapping[int, type[FastTrackError]]] = {400: InvalidRequestError, 404: NotFoundError, 409: ConflictError}
+
+
+class PredictorClient(Protocol):
+    """Sends encoded tensors to the predictor."""
+
+    async def infer(
+        self, inputs: Mapping[str, Tensor], identity: str, parameters: Mapping[str, str]
+    ) -> InferenceAnswer:
+        """The predictor's answer; errors are the predictor's own, or UnavailableError."""
+
+    async def close(self) -> None:
+        """Close the connection."""
+
+
+def connect(protocol: str, host: str, model_name: str, timeout: float) -> PredictorClient:
+    """A client on the running event loop.
+
+    Args:
+        protocol: ``grpc-v2`` or ``v2`` (REST with binary tensors).
+        host: ``host:port``.
+        model_name: name of the model at the predictor.
+        timeout: seconds to wait where the caller sets no deadline.
+    """
+    return GrpcClient(host, model_name, timeout) if protocol == "grpc-v2" else RestClient(host, model_name, timeout)
+
+
+def _failure(status: int, message: str, host: str) -> FastTrackError:
+    kind = _ERRORS.get(status)
+    if kind is not None:
+        return kind(message)
+    return UnavailableError(f"the predictor failed: {message}", where=host, fix="Look into its log for this trace id.")
+
+
+class GrpcClient:
+    """Over gRPC, without the SDK's client, which converts each tensor twice."""
+
+    def __init__(self, host: str, model_name: str, timeout: float) -> None:
+        import grpc
+        from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+
+        codes = grpc.StatusCode
+        self._status = {codes.INVALID_ARGUMENT: 400, codes.NOT_FOUND: 404, codes.FAILED_PRECONDITION: 409}
+        self._error = grpc.aio.AioRpcError
+        self._host, self._model_name, self._timeout = host, model_name, timeout
+        limits = [("grpc.max_send_message_length", _MAX_MESSAGE), ("grpc.max_receive_message_length", _MAX_MESSAGE)]
+        # A predictor that was restarted is found again within a second, not after gRPC's 20 s to 2 min.
+        backoff = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
+        # By default gRPC sends every call to the first of several replicas.
+        balanced = [("grpc.lb_policy_name", "round_robin")]
+        self._channel = grpc.aio.insecure_channel(host, options=[*limits, *backoff, *balanced])
+        self._infer: Any = self._channel.unary_unary(
+            _METHOD, pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString
+        )
+
+    async def infer(
+        self, inputs: Mapping[str, Tensor], identity: str, parameters: Mapping[str, str]
+    ) -> InferenceAnswer:
+        """See `PredictorClient`."""
+        from fasttrack.serving import grpc_codec
+
+        context = current()
+        left = context.remaining()
+        message = grpc_codec.encode_call(self._model_name, inputs, identity, parameters)
+        try:
+            found = await self._infer(
+                message, timeout=self._timeout if left is None else left, metadata=tuple(context.outgoing().items())
+            )
+        except self._error as error:
+            text = error.details() or error.code().name
+            raise _failure(self._status.get(error.code(), 503), text, self._host) from error
+        try:
+            return grpc_codec.decode_answer(found)
+        except (ValueError, InvalidRequestError) as error:
+            raise _failure(502, f"its answer breaks the protocol ({error!r})", self._host) from error
+
+    async def close(self) -> None:
+        """See `PredictorClient`."""
+        await self._channel.close()
+
+
+class RestClient:
+    """Over HTTP with binary tensors, by aiohttp."""
+
+    def __init__(self, host: str, model_name: str, timeout: float) -> None:
+        import aiohttp
+
+        self._error = aiohttp.ClientError
+        self._limit = aiohttp.ClientTimeout
+        self._host, self._timeout = host, timeout
+        self._url = f"http://{host}/v2/models/{model_name}/infer"
+        # Shorter than the servers' keep-alive, so that no request meets a connection that is being closed.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+        skipped = ("User-Agent", "Accept", "Accept-Encoding")
+        self._session = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, skip_auto_headers=skipped
+        )
+
+    async def infer(
+        self, inputs: Mapping[str, Tensor], identity: str, parameters: Mapping[str, str]
+    ) -> InferenceAnswer:
+        """See `PredictorClient`."""
+        context = current()
+        left = context.remaining()
+        body, length = _request(inputs, identity, parameters)
+        headers = {
+            **context.outgoing(),
+            rest_codec.JSON_LENGTH_HEADER: str(length),
+            "content-type": "application/octet-stream",
+        }
+        timeout = self._limit(total=self._timeout if left is None else left)
+        try:
+            async with self._session.post(self._url, data=body, headers=headers, timeout=timeout) as response:
+                content = await response.read()
+                split = int(response.headers.get(rest_codec.JSON_LENGTH_HEADER, len(content)))
+                document = orjson.loads(memoryview(content)[:split])
+                status = response.status
+        except (self._error, TimeoutError, ValueError) as error:
+            raise _failure(503, str(error) or type(error).__name__, self._host) from error
+        if status != 200:
+            raise _failure(status, str(document.get("error") if isinstance(document, dict) else document), self._host)
+        try:
+            return _answer(document, memoryview(content)[split:])
+        except (KeyError, TypeError, InvalidRequestError) as error:
+            raise _failure(502, f"its answer breaks the protocol ({error!r})", self._host) from error
+
+    async def close(self) -> None:
+        """See `PredictorClient`."""
+        await self._session.close()
+
+
+def _request(inputs: Mapping[str, Tensor], identity: str, parameters: Mapping[str, str]) -> tuple[bytes, int]:
+    raw = [to_bytes(tensor) for tensor in inputs.values()]
+    listed = [
+        {"name": t.name, "datatype": t.datatype, "shape": t.shape, "parameters": {"binary_data_size": len(part)}}
+        for t, part in zip(inputs.values(), raw, strict=True)
+    ]
+    document = {"id": identity, "parameters": {**parameters, "binary_data_output": True}, "inputs": listed}
+    head = orjson.dumps(document)
+    return b"".join([head, *raw]), len(head)
+
+
+def _answer(document: dict[str, Any], tail: memoryview) -> InferenceAnswer:
+    outputs, offset = [], 0
+    for item in document["outputs"]:
+        size = item["parameters"]["binary_data_size"]
+        outputs.append(from_bytes(item["name"], item["datatype"], item["shape"], tail[offset : offset + size]))
+        offset += size
+    return InferenceAnswer(
+        document["model_name"], document["model_version"], document["id"], tuple(outputs), document["parameters"]
+    )

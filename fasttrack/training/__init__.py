@@ -1,0 +1,1 @@
+"""Training: the feature table in memory, the Lightning module, the distributed fit."""

@@ -1,0 +1,1 @@
+"""Tuning: one search space, searched by Optuna here and by Katib on a cluster."""

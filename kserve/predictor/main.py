@@ -1,0 +1,10 @@
+"""Container entry point of the predictor; the flags are in kserve/README.md."""
+
+from __future__ import annotations
+
+import sys
+
+from fasttrack.serving.start import main
+
+if __name__ == "__main__":
+    sys.exit(main("predictor"))

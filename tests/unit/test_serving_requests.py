@@ -1,0 +1,235 @@
+"""Signature checks, raw requests, trace context, flags, and the KServe manifests against the flags."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+import yaml
+
+from fasttrack.errors import ConfigurationError, IntegrityError, InvalidRequestError, UnavailableError
+from fasttrack.serving.flags import parse
+from fasttrack.serving.rows import RawReader
+from fasttrack.serving.signature import Signature
+from fasttrack.serving.tensors import InferenceCall, Tensor, WantedOutput, from_values
+from fasttrack.serving.trace import RequestContext
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = {
+    "inputs": [
+        {"name": "numeric", "datatype": "FP32", "shape": [-1, 2]},
+        {"name": "categorical", "datatype": "INT64", "shape": [-1, 1]},
+    ],
+    "outputs": [
+        {"name": "probability", "datatype": "FP32", "shape": [-1]},
+        {"name": "value", "datatype": "FP32", "shape": [-1]},
+    ],
+    "features": [
+        {"name": "size", "role": "numeric", "nullable": True},
+        {"name": "colour", "role": "category", "nullable": False},
+        {"name": "recent", "role": "sequence", "nullable": True},
+    ],
+    "entity": {"name": "thing", "keys": ["shop", "thing"]},
+}  # fmt: skip
+SIGNATURE = Signature.parse(orjson.dumps(DOCUMENT))
+READER = RawReader(SIGNATURE, 4)
+
+
+def call(**arrays):
+    inputs = {
+        "numeric": Tensor("numeric", "FP32", np.zeros((3, 2), np.float32)),
+        "categorical": Tensor("categorical", "INT64", np.zeros((3, 1), np.int64)),
+    }
+    for name, tensor in arrays.items():
+        if tensor is None:
+            del inputs[name]
+        else:
+            inputs[name] = tensor
+    return InferenceCall(inputs)
+
+
+def test_a_call_that_fits_is_taken():
+    assert list(SIGNATURE.check(call(), 4)) == ["numeric", "categorical"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"numeric": None}, "'numeric': it is missing"),
+        ({"other": Tensor("other", "FP32", np.zeros(3, np.float32))}, "'other': there is no such input"),
+        ({"numeric": Tensor("numeric", "FP64", np.zeros((3, 2)))}, "FP64, not FP32"),
+        ({"numeric": Tensor("numeric", "FP32", np.zeros((3, 3), np.float32))}, "[3, 3], not [-1, 2]"),
+        ({"numeric": Tensor("numeric", "FP32", np.zeros(6, np.float32))}, "[6], not [-1, 2]"),
+        ({"numeric": Tensor("numeric", "FP32", np.full((3, 2), np.nan, np.float32))}, "NaN"),
+        ({"numeric": Tensor("numeric", "FP32", np.full((3, 2), np.inf, np.float32))}, "NaN or infinity"),
+        ({"numeric": Tensor("numeric", "FP32", np.zeros((2, 2), np.float32))}, "different numbers of rows"),
+    ],
+)
+def test_a_call_that_does_not_fit_is_refused(changed, told):
+    with pytest.raises(InvalidRequestError, match=re.escape(told)):
+        SIGNATURE.check(call(**changed), 4)
+
+
+@pytest.mark.parametrize("rows", [0, 5])
+def test_batches_are_bounded(rows):
+    arrays = {
+        "numeric": Tensor("numeric", "FP32", np.zeros((rows, 2), np.float32)),
+        "categorical": Tensor("categorical", "INT64", np.zeros((rows, 1), np.int64)),
+    }
+    with pytest.raises(InvalidRequestError, match="1 to 4 rows"):
+        SIGNATURE.check(call(**arrays), 4)
+
+
+def test_outputs_can_be_chosen():
+    outputs = {"probability": np.zeros(3, np.float32), "value": np.ones(3, np.float32)}
+    chosen = SIGNATURE.choose(outputs, InferenceCall({}, outputs=(WantedOutput("value", False),)))
+    assert [tensor.name for tensor in chosen] == ["value"]
+    with pytest.raises(InvalidRequestError, match="probability, value"):
+        SIGNATURE.choose(outputs, InferenceCall({}, outputs=(WantedOutput("magic", False),)))
+
+
+@pytest.mark.parametrize("document", [b"", b"{}", b"[]", orjson.dumps({**DOCUMENT, "entity": None})])
+def test_a_signature_that_is_none_is_refused(document):
+    with pytest.raises(IntegrityError, match=r"signature\.json"):
+        Signature.parse(document)
+
+
+def test_entity_keys_are_read_by_row():
+    inputs = {
+        "shop": from_values("shop", "BYTES", (2,), ["a", "b"]),
+        "thing": from_values("thing", "BYTES", (2, 1), ["1", "2"]),
+    }
+    assert READER.tensors(InferenceCall(inputs)).keys == [{"shop": "a", "thing": "1"}, {"shop": "b", "thing": "2"}]
+
+
+def test_features_are_read_by_column():
+    inputs = {
+        "size": from_values("size", "FP64", (2,), [1.5, None], nullable=True),
+        "colour": from_values("colour", "BYTES", (2,), ["red", None], nullable=True),
+        "recent": from_values("recent", "FP32", (2, 2, 1), [None, 3, 4, 5], nullable=True),
+    }
+    columns = READER.tensors(InferenceCall(inputs)).columns
+    assert columns == {"size": [1.5, None], "colour": ["red", None], "recent": [[[3.0]], [[4.0], [5.0]]]}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "told"),
+    [
+        ({}, "empty"),
+        ({"shop": ("BYTES", (1,), ["a"])}, "'thing' is missing"),
+        (
+            {"shop": ("BYTES", (1,), ["a"]), "thing": ("BYTES", (1,), ["a"]), "size": ("FP32", (1,), [1])},
+            "beside entity keys",
+        ),
+        ({"weight": ("FP32", (1,), [1])}, "no feature 'weight'"),
+        ({"size": ("BYTES", (1,), ["1"])}, "datatype is BYTES"),
+        ({"colour": ("FP32", (1,), [1])}, "datatype is FP32"),
+        ({"size": ("FP32", (1, 2), [1, 2])}, "shape is [1, 2]"),
+        ({"recent": ("FP32", (1, 2), [1, 2])}, "shape is [1, 2]"),
+        ({"size": ("FP32", (5,), [1] * 5)}, "1 to 4"),
+        ({"size": ("FP32", (2,), [1, 2]), "colour": ("BYTES", (1,), ["a"])}, "different numbers"),
+    ],
+)
+def test_raw_tensors_that_do_not_fit_are_refused(tensors, told):
+    inputs = {name: from_values(name, *rest) for name, rest in tensors.items()}
+    with pytest.raises(InvalidRequestError, match=re.escape(told)):
+        READER.tensors(InferenceCall(inputs))
+
+
+def test_nan_and_bad_text_in_raw_tensors_are_refused():
+    with pytest.raises(InvalidRequestError, match="NaN"):
+        READER.tensors(InferenceCall({"size": Tensor("size", "FP32", np.array([np.nan], np.float32))}))
+    with pytest.raises(InvalidRequestError, match="UTF-8"):
+        READER.tensors(InferenceCall({"colour": Tensor("colour", "BYTES", np.array([b"\xff"], dtype=object))}))
+
+
+def test_instances_are_keys_or_features():
+    assert READER.instances([{"shop": "a", "thing": "1"}]).keys == [{"shop": "a", "thing": "1"}]
+    assert READER.instances([{"size": 1}, {"colour": "red"}]).columns == {"colour": [None, "red"], "size": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("instances", "told"),
+    [
+        ([], "0 instances"), ([{}] * 5, "5 instances"), ([3], "not an object"), ([{}], "empty"),
+        ([{"shop": "a"}], "'thing' is missing"), ([{"shop": 1, "thing": "a"}], "not a string"),
+        ([{"weight": 1}], "no feature 'weight'"), ([{"size": 1}, {"shop": "a", "thing": "b"}], "mixed"),
+    ],
+)  # fmt: skip
+def test_instances_that_do_not_fit_are_refused(instances, told):
+    with pytest.raises(InvalidRequestError, match=re.escape(told)):
+        READER.instances(instances)
+
+
+def test_a_trace_is_continued():
+    context = RequestContext.read({"traceparent": f"00-{'a' * 32}-{'b' * 16}-00", "x-request-timeout-ms": "1500"})
+    assert context.trace_id == "a" * 32
+    assert re.fullmatch(f"00-{'a' * 32}-{context.span_id}-00", context.outgoing()["traceparent"])
+    assert context.span_id != "b" * 16
+    assert 0 < int(context.outgoing()["x-request-timeout-ms"]) <= 1500
+
+
+@pytest.mark.parametrize(
+    "header", ["", "x", f"00-{'0' * 32}-{'b' * 16}-01", f"ff-{'a' * 32}-{'b' * 16}-01", "00-" + "A" * 32]
+)
+def test_a_broken_trace_is_replaced(header):
+    context = RequestContext.read({"traceparent": header})
+    assert re.fullmatch("[0-9a-f]{32}", context.trace_id)
+    assert context.trace_id not in header
+    assert context.remaining() is None
+
+
+def test_a_passed_deadline_stops_the_work():
+    RequestContext.read({"x-request-timeout-ms": "60000"}).check()
+    RequestContext.read({"x-request-timeout-ms": "soon"}).check()
+    with pytest.raises(UnavailableError, match="deadline"):
+        RequestContext("a" * 32, "b" * 16, expires=time.monotonic() - 1).check()
+
+
+def test_servers_listen_on_loopback_unless_told(monkeypatch):
+    monkeypatch.delenv("FASTTRACK_BIND", raising=False)
+    flags = ["--model_name", "m", "--package", "p"]
+    assert parse("predictor", flags).host == "127.0.0.1"
+    monkeypatch.setenv("FASTTRACK_BIND", "0.0.0.0")
+    assert parse("predictor", flags).host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(("role", "extra"), [("predictor", ["--workers", "2"]), ("transformer", [])])
+def test_flags_that_can_not_work_are_refused(role, extra):
+    with pytest.raises(ConfigurationError):
+        parse(role, ["--model_name", "m", "--package", "p", *extra])
+
+
+def containers():
+    service = yaml.safe_load((ROOT / "kserve/inferenceservice.yaml").read_text())["spec"]
+    runtime = yaml.safe_load((ROOT / "kserve/runtimes/fasttrack-predictor.yaml").read_text())["spec"]
+    yield "predictor", runtime["containers"][0]
+    for role in ("transformer", "explainer"):
+        yield role, service[role]["containers"][0]
+
+
+@pytest.mark.parametrize(("role", "container"), containers())
+def test_the_manifests_use_flags_that_there_are(role, container):
+    options = parse(role, container["args"])
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert options.http_port == ports["http1"]
+    assert options.grpc_port == ports.get("grpc", 0)
+    assert {"name": "FASTTRACK_BIND", "value": "0.0.0.0"} in container["env"]
+    mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+    needed = [e["value"] for e in container["env"] if e["name"] == "FASTTRACK_VERIFY_KEY"] + [options.usecase or "/tmp"]
+    assert all(any(path.startswith(mount) for mount in mounts) for path in needed)
+    assert container["securityContext"]["runAsNonRoot"] is True
+    if role == "transformer":
+        assert options.predictor_protocol == "v2"
+        assert options.predictor_host.endswith("-predictor:80")
+
+
+def test_the_kserve_folder_does_not_shadow_the_sdk():
+    assert not (ROOT / "kserve/__init__.py").exists()
+    import kserve
+
+    assert "site-packages" in str(kserve.__file__)
