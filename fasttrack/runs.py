@@ -16,6 +16,9 @@ import orjson
 from fasttrack.errors import NotFoundError, StorageError
 from fasttrack.settings import Settings
 
+# A key that isn't text must not hide what the step has to say.
+_JSON = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
 
 def run_folder(settings: Settings, usecase: str, run_id: str) -> Path:
     """The folder that holds a run's records."""
@@ -33,9 +36,7 @@ def write_record(settings: Settings, usecase: str, run_id: str, step: str, recor
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(
-            orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY, default=str)
-        )
+        temporary.write_bytes(orjson.dumps(record, option=_JSON, default=str))
         temporary.replace(path)
     except OSError as error:
         raise StorageError(

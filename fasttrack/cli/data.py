@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fasttrack.cli.output import default_usecase, settings, show
+from fasttrack.cli.output import default_usecase, settings, show, table
 from fasttrack.usecase import load
 
 UseCaseFile = Annotated[Path | None, typer.Option("--usecase", "-u", help="The use-case file.")]
@@ -31,7 +31,9 @@ def replay(
     from fasttrack.ingest.replay import replay as publish
 
     report = publish(load(usecase or default_usecase()), settings(context), sample=sample, rate=rate, seed=seed)
-    show(context, asdict(report))
+    rows = [[name, s.events, s.duplicates, s.malformed, s.produced] for name, s in report.streams.items()]
+    title = "Nothing new to send: this replay is in the topics already." if report.reused else ""
+    show(context, asdict(report), table(title, ["stream", "events", "duplicates", "malformed", "produced"], rows))
 
 
 def drain(
@@ -43,7 +45,9 @@ def drain(
     from fasttrack.ingest.drain import drain as land
 
     report = land(load(usecase or default_usecase()), settings(context), workers=workers)
-    show(context, asdict(report))
+    rows = [[name, s.events, s.landed, s.duplicates, s.dead_letters] for name, s in report.streams.items()]
+    title = f"{report.seconds:.1f} s with {report.workers} workers"
+    show(context, asdict(report), table(title, ["stream", "events", "landed", "duplicates", "dead letters"], rows))
 
 
 def reconcile(context: typer.Context, usecase: UseCaseFile = None) -> None:
@@ -51,6 +55,11 @@ def reconcile(context: typer.Context, usecase: UseCaseFile = None) -> None:
     from fasttrack.ingest.reconcile import reconcile as prove
 
     found = prove(load(usecase or default_usecase()), settings(context))
-    show(context, asdict(found))
+    columns = ["stream", "produced", "landed", "duplicates", "dead letters", "missing", "repeated", "balanced"]
+    rows = [
+        [name, c.produced, c.landed, c.duplicates, c.dead_lettered, c.missing, c.repeated, c.balanced]
+        for name, c in [*found.streams.items(), ("total", found.total)]
+    ]
+    show(context, {**asdict(found), "balanced": found.balanced}, table("", columns, rows))
     if not found.balanced:
         raise typer.Exit(5)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from fasttrack import __version__
@@ -64,16 +63,18 @@ def main() -> None:
     debug = "--debug" in arguments
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False, prog_name="fasttrack")
     except FastTrackError as error:
         if debug:
             raise
         note(f"Error: {error}")
         code = error.exit_code
-    except click.ClickException as error:
-        error.show()
+    except typer.TyperException as error:
+        say = getattr(error, "format_message", error.__str__)
+        if message := say():
+            note(f"Error: {message} See `fasttrack --help`.")
         code = 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         note("Interrupted.")
         code = 130
     except BrokenPipeError:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from fasttrack.client import Gateway
 from fasttrack.errors import NotFoundError
+from fasttrack.lake.tables import read
 from fasttrack.usecase import UseCase
 
 Steps = dict[str, dict[str, Any]]
@@ -36,9 +36,7 @@ def latest_subject(usecase: UseCase, steps: Steps) -> Subject:
     """
     path = steps["features"]["table"]["path"]
     keys = list(usecase.entities[usecase.prediction.entity].keys)
-    table = ds.dataset(path, format="parquet", exclude_invalid_files=True).to_table(
-        columns=[*keys, "_prediction_time", "_label"]
-    )
+    table = read(path, [*keys, "_prediction_time", "_label"])
     if not len(table):
         raise NotFoundError("the feature table has no rows.", where=str(path), fix="Replay a larger sample.")
     latest = table.filter(pc.equal(table["_prediction_time"], pc.max(table["_prediction_time"])))
@@ -99,8 +97,10 @@ def build(
 
 
 def events(reconciliation: dict[str, Any]) -> dict[str, Any]:
-    """Counts per stream and in all, from a reconciliation."""
-    raise NotImplementedError
+    """Counts per stream and in all, from the record of a reconciliation."""
+    kept = ("produced", "landed", "duplicates", "dead_lettered", "balanced")
+    streams = {name: {key: row[key] for key in kept} for name, row in reconciliation["streams"].items()}
+    return {"streams": streams, **{key: reconciliation["total"][key] for key in kept}}
 
 
 def last(steps: Steps, name: str) -> tuple[str, dict[str, Any]]:

@@ -37,7 +37,14 @@ def hist_gradient_boosting(usecase: UseCase, encoder: Encoder, train: Rows, test
 
     learn, native = _matrix(usecase, encoder, train)
     asked, _ = _matrix(usecase, encoder, test)
-    options = {"categorical_features": native, "early_stopping": False, "random_state": usecase.training.seed}
+    # A column without any value in training teaches nothing, and the library's binning fails on it.
+    filled = ~np.isnan(learn).all(axis=0)
+    learn, asked = learn[:, filled], asked[:, filled]
+    options = {
+        "categorical_features": np.asarray(native)[filled],
+        "early_stopping": False,
+        "random_state": usecase.training.seed,
+    }
 
     def classify() -> Array:
         with threadpool_limits(1, user_api="openmp"):

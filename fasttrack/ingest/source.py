@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +21,9 @@ from fasttrack.ingest.contracts import arrow_schema, contract_version
 from fasttrack.ingest.encode import conform
 from fasttrack.usecase import UseCase, dump
 
-_FORMAT = 1
+_FORMAT = 2
+#: About how long a stretch of a sample is: a day has all hours in it, and few days in a row would be all alike.
+_STRETCH_US = 86_400 * 10**6
 
 
 class Source:
@@ -91,7 +92,7 @@ class Source:
         """The events of each stream, with the contract's columns.
 
         Args:
-            sample: the share of the prediction's entities that is kept; see `sampled`.
+            sample: the share of the prediction's entities that is kept; see `chosen`.
 
         Raises:
             DataQualityError: the source fails, names an unknown stream, or its columns don't fit the contract.
@@ -112,8 +113,11 @@ class Source:
                     if name in given
                     else conform_empty(self._usecase, name)
                 )
-            found[name] = sampled(self._usecase, conform(stream, table, f"{self._where}, stream {name}"), sample)
-        return found
+            found[name] = conform(stream, table, f"{self._where}, stream {name}")
+        if sample >= 1:
+            return found
+        entities = chosen(self._usecase, found[self._usecase.prediction.stream], sample)
+        return {name: sampled(self._usecase, table, entities) for name, table in found.items()}
 
 
 def conform_empty(usecase: UseCase, stream: str) -> pa.Table:
@@ -121,23 +125,43 @@ def conform_empty(usecase: UseCase, stream: str) -> pa.Table:
     return arrow_schema(usecase.streams[stream]).empty_table()
 
 
-def sampled(usecase: UseCase, table: pa.Table, sample: float) -> pa.Table:
-    """The rows of the sample: an entity of the prediction is in it with all its events, or not at all.
+def chosen(usecase: UseCase, predictions: pa.Table, sample: float) -> pa.Array:
+    """The entities of a sample: those whose prediction falls into evenly spaced stretches of each part of the split.
 
-    It is chosen by a hash of the entity's keys, so every stream chooses the same ones, on every machine. A stream
-    without these keys (weather, say) is kept whole.
+    Whole stretches are taken, not entities at random: windows and sequences stay as full as they are in the whole
+    history, every part of the split gets its share, and the history's end is in it.
+
+    Args:
+        usecase: the use case.
+        predictions: events of the prediction stream.
+        sample: the share of each part's time, in (0, 1).
+
+    Returns:
+        The distinct joined keys, see `joined_keys`.
     """
+    moment = predictions.column(usecase.prediction.time_field).combine_chunks().cast(pa.int64())
+    times = moment.to_numpy(zero_copy_only=False) - round(usecase.prediction.lead.total_seconds() * 1e6)
+    ends = [round(bound.timestamp() * 1e6) for bound in usecase.split.bounds()]
+    start = int(times.min()) if len(times) else 0
+    kept = np.zeros(len(times), np.bool_)
+    for low, high in zip([min(start, ends[0]), *ends[:-1]], ends, strict=True):
+        count = max(1, round((high - low) * sample / _STRETCH_US))
+        stratum = max(1.0, (high - low) / count)
+        share = ((times - low) % stratum) / stratum
+        kept |= (times >= low) & (times < high) & (share >= 1 - sample)
+    return joined_keys(usecase, predictions.filter(pa.array(kept))).unique()
+
+
+def sampled(usecase: UseCase, table: pa.Table, entities: pa.Array) -> pa.Table:
+    """The events of the chosen entities; a stream without their keys (weather, say) is kept whole."""
     keys = usecase.entities[usecase.prediction.entity].keys
-    if sample >= 1 or not set(keys) <= set(table.column_names):
+    if not set(keys) <= set(table.column_names):
         return table
+    return table.filter(pc.is_in(joined_keys(usecase, table), value_set=entities))
+
+
+def joined_keys(usecase: UseCase, table: pa.Table) -> pa.Array:
+    """The prediction entity's keys of each row, as one text."""
+    keys = usecase.entities[usecase.prediction.entity].keys
     parts = [table.column(key).combine_chunks().cast(pa.string()).fill_null("") for key in keys]
-    joined = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "\x1f")
-    encoded = joined.dictionary_encode()
-    shares = np.fromiter(map(_share, encoded.dictionary.to_pylist()), np.float64, len(encoded.dictionary))
-    kept: npt.NDArray[np.bool_] = shares[encoded.indices.to_numpy(zero_copy_only=False)] < sample
-    return table.filter(pa.array(kept))
-
-
-def _share(key: str) -> float:
-    """A stable, evenly spread number in [0, 1) for a key."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+    return parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "\x1f")

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import fasttrack
 from fasttrack.errors import ConflictError, NotFoundError, UnavailableError
-from fasttrack.local import issuer, kafka, keys, postgres, redis, schema_registry, servers
+from fasttrack.local import issuer, kafka, postgres, redis, schema_registry, servers
 from fasttrack.local.channel import Channel
 from fasttrack.local.home import Home
 from fasttrack.local.jars import delta_jars
@@ -23,6 +23,7 @@ from fasttrack.local.process import Processes
 from fasttrack.local.publications import Publications
 from fasttrack.local.status import PartStatus, part_status
 from fasttrack.progress import Bar, track
+from fasttrack.registry import keys
 from fasttrack.registry.store import Registry
 from fasttrack.settings import Settings
 

@@ -9,8 +9,8 @@ import orjson
 from fasttrack.steps.frame import step
 from fasttrack.steps.reuse import fingerprint, place, recall, remember
 
-_CODE = ("models", "training")
-_SECTIONS = ("streams", "prediction", "label", "features", "split", "models", "training")
+_CODE = ("models", "tuning", "training", "gate")
+_SECTIONS = ("streams", "prediction", "label", "features", "split", "models", "tuning", "training", "gate")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from fasttrack.steps.frame import Step, step
 from fasttrack.steps.reuse import code_digest, fingerprint, place, recall, remember
 
 _CODE = ("models", "training", "tuning")
-_SECTIONS = ("streams", "prediction", "label", "features", "split", "models", "tuning", "training")
+_SECTIONS = ("streams", "prediction", "label", "features", "split", "models", "tuning", "training", "gate")
 
 
 @dataclass(frozen=True)

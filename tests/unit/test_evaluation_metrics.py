@@ -82,3 +82,12 @@ def test_boosted_trees_learn_and_repeat(tmp_path: Path) -> None:
     first, second = (hist_gradient_boosting(usecase, encoder, train, test) for _ in range(2))
     np.testing.assert_array_equal(first.probability, second.probability)
     assert (score(test.positive, test.label, first)["auc"] or 0) > 0.85
+
+
+def test_boosted_trees_do_without_a_column_that_is_missing_throughout(tmp_path: Path) -> None:
+    usecase, rows, encoder = encoded(tmp_path, 1500)
+    train, test = rows.take(np.arange(1000)), rows.take(np.arange(1000, len(rows)))
+    name = next(column.name for column in usecase.columns() if column.role == "numeric")
+    train.columns[name][:] = np.nan
+    found = hist_gradient_boosting(usecase, encoder, train, test)
+    assert np.isfinite(found.probability).all() and np.isfinite(found.value).all()

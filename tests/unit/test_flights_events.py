@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 
 from fasttrack.ingest.columncheck import ColumnChecker
 from fasttrack.ingest.encode import conform, encode, keys
-from fasttrack.ingest.source import Source, sampled
+from fasttrack.ingest.source import Source, chosen, sampled
 from fasttrack.usecase import load
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
@@ -66,13 +67,33 @@ def test_flights_land_after_they_were_in_the_air(tables: dict[str, pa.Table]) ->
 
 
 def test_a_sample_keeps_whole_flights_and_all_weather(tables: dict[str, pa.Table]) -> None:
-    few = {name: sampled(USECASE, table, 0.05) for name, table in tables.items()}
+    entities = chosen(USECASE, tables["scheduled"], 0.05)
+    few = {name: sampled(USECASE, table, entities) for name, table in tables.items()}
     flights = set(few["scheduled"]["flight_id"].to_pylist())
     assert 0.045 < len(flights) / tables["scheduled"].num_rows < 0.055
     assert few["weather"].num_rows == tables["weather"].num_rows
     for name in ("departed", "landed", "cancelled"):
         everything = set(tables[name]["flight_id"].to_pylist())
         assert set(few[name]["flight_id"].to_pylist()) == flights & everything
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.5, 0.9])
+def test_every_part_of_the_split_gets_its_share(tables: dict[str, pa.Table], share: float) -> None:
+    entities = chosen(USECASE, tables["scheduled"], share)
+    few = sampled(USECASE, tables["scheduled"], entities)
+    low = datetime(2013, 1, 1, tzinfo=UTC)
+    for high in USECASE.split.bounds():
+        counts = [
+            pc.sum(
+                pc.and_(
+                    pc.greater_equal(table["scheduled_departure"], pa.scalar(low + USECASE.prediction.lead)),
+                    pc.less(table["scheduled_departure"], pa.scalar(high + USECASE.prediction.lead)),
+                )
+            ).as_py()
+            for table in (few, tables["scheduled"])
+        ]
+        assert 0.6 * share < counts[0] / counts[1] < 1.6 * share
+        low = high
 
 
 def test_the_digest_is_stable_and_knows_the_sample() -> None:

@@ -1,4 +1,4 @@
-"""A home's state, lock and keys; ports; logs; jars' list: what needs no server."""
+"""A home's state, lock; ports; logs; jars' list: what needs no server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fasttrack.errors import ConfigurationError, ConflictError, IntegrityError, NotFoundError, StorageError
-from fasttrack.local import channel, jars, keeper, keys
+from fasttrack.local import channel, jars, keeper
 from fasttrack.local.doctor import examine
 from fasttrack.local.home import Home, State
 from fasttrack.local.jvm import java_home, trust_options
@@ -88,18 +88,6 @@ def test_fixed_ports_are_taken_as_they_are_or_not_at_all(monkeypatch: pytest.Mon
     monkeypatch.setenv("FASTTRACK_PORT_KAFKA", "ninety")
     with pytest.raises(ConfigurationError, match="FASTTRACK_PORT_KAFKA"):
         Ports({})
-
-
-def test_keys_are_made_once_and_the_public_one_again(tmp_path: Path) -> None:
-    signing, verify = keys.ensure(tmp_path / "keys")
-    before = signing.read_bytes(), verify.read_bytes()
-    verify.unlink()
-    keys.ensure(tmp_path / "keys")
-    assert (signing.read_bytes(), verify.read_bytes()) == before
-    verify.unlink()
-    signing.write_bytes(before[0][:40])
-    with pytest.raises(IntegrityError, match="signing key is damaged"):
-        keys.ensure(tmp_path / "keys")
 
 
 def test_logs_are_limited(tmp_path: Path) -> None:

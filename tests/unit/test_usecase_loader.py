@@ -52,7 +52,7 @@ def line_of(text: str, fragment: str) -> int:
         ),
         ("slices: [carrier, origin]", "slices: [carrier, orign]", "did you mean 'origin'?"),
         ("time_field: scheduled_departure", "time_field: distance", "field 'distance' is not a timestamp"),
-        ("{metric: auc, at_least: 0.62}", "{metric: auc}", "give exactly one of at_least and at_most"),
+        ("{metric: auc, at_least: 0.58}", "{metric: auc}", "give exactly one of at_least and at_most"),
         ("api_version: fasttrack.ai/v1", "api_version: fasttrack.ai/v9", "api_version"),
         ("owner:", "ownr:", "unknown key; did you mean 'owner'?"),
     ],

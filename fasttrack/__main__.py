@@ -1,0 +1,5 @@
+"""`python -m fasttrack`: the command line."""
+
+from fasttrack.cli import main
+
+main()
