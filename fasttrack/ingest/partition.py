@@ -17,7 +17,7 @@ from fasttrack.ingest.dedup import SeenIds
 from fasttrack.ingest.schemas import known
 from fasttrack.lake.append import Ledger
 from fasttrack.lake.schemas import DEAD_LETTERS, DUPLICATES, raw_schema
-from fasttrack.lake.tables import dead_letters_path, duplicates_path, raw_path, read
+from fasttrack.lake.tables import dead_letters_path, duplicates_path, raw_path
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 
@@ -92,6 +92,7 @@ class PartitionWriter:
         self.begun = any(ledger.mark is not None for ledger in self._ledgers)
         #: The first offset that some table still lacks.
         self.mark = self._lowest()
+        self._position = self.mark
         self._recorded = self._read_recorded()
 
     @property
@@ -107,7 +108,7 @@ class PartitionWriter:
         contract = self._context.contract
         other = ds.field("_topic_id") != self.topic.id
         columns = [contract.event_id, contract.event_time]
-        rows = read(self._landed.path, columns, other | (ds.field("_partition") == self.partition))
+        rows = self._landed.rows(columns, other | (ds.field("_partition") == self.partition))
         rows = rows.sort_by(contract.event_time)
         seen = SeenIds(contract.dedup_window)
         when = rows.column(contract.event_time).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
@@ -124,7 +125,7 @@ class PartitionWriter:
         found = []
         for ledger, (topic_id, partition, offset) in zip(self._ledgers, names, strict=True):
             mine = (ds.field(topic_id) == self.topic.id) & (ds.field(partition) == self.partition)
-            rows = read(ledger.path, [offset], mine & (ds.field(offset) >= self.mark))
+            rows = ledger.rows([offset], mine & (ds.field(offset) >= self.mark))
             found.append(frozenset(rows.column(offset).to_pylist()))
         landed, duplicates, dead = found
         return Recorded(landed, duplicates, dead, *marks)
@@ -156,7 +157,8 @@ class PartitionWriter:
             if behind > 0 and (rows.num_rows or last or behind > _LAG or ledger is self._landed):
                 size += ledger.append(rows, mark)
                 files += bool(rows.num_rows)
-        self.mark = mark if last else self._lowest()
+        self._position = mark
+        self.mark = self._lowest()
         return Written(len(decision.landed), len(decision.duplicates), len(decision.dead), files, size)
 
     def settle(self) -> None:
@@ -165,10 +167,10 @@ class PartitionWriter:
         Raises:
             Fenced, StorageError: as for `write`.
         """
-        mark = self._landed.mark
-        for ledger in (self._duplicates, self._dead):
-            if mark is not None and (ledger.mark or 0) < mark:
-                ledger.append(None, mark)
+        for ledger in self._ledgers:
+            # Not up to the foremost mark: after an interruption it is ahead of what the others have been given.
+            if (ledger.mark or 0) < self._position:
+                ledger.append(None, self._position)
         self.mark = self._lowest()
 
     def _landed_rows(self, decision: Decision, checked: Checked, offsets: Index) -> pa.Table:

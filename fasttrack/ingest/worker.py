@@ -118,7 +118,6 @@ class Worker:
             upto: Any = messages[0].offset()
             # Ask Kafka itself: compaction and transactions leave holes, anything else must be read again.
             if len(fetch(self._broker, *at, buffer.next, upto + 1)) > 1:
-                note(f"STALE {at} {buffer.next} {upto}")
                 self._seek(at, buffer.next)
                 return
             buffer.next = upto
@@ -171,7 +170,7 @@ class Worker:
             return
         self._buffers[at] = Buffer(buffer.writer, buffer.next, buffer.end)
         self._say(
-            stream=self._streams[at[0]], partition=at[1], mark=buffer.next if last else buffer.writer.mark,
+            stream=self._streams[at[0]], partition=at[1], mark=buffer.writer.mark,
             events=len(offsets), landed=written.landed, duplicates=written.duplicates, dead=written.dead,
             files=written.files, bytes=written.bytes,
         )  # fmt: skip

@@ -12,11 +12,13 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
@@ -51,6 +53,18 @@ class Ledger:
         #: The next offset that the table lacks; None before the first commit.
         self.mark: int | None = self._table.transaction_version(app_id)
 
+    def rows(self, columns: Sequence[str], where: ds.Expression) -> pa.Table:
+        """Read the table as it was when this ledger was opened: rows and `mark` are one snapshot until an append.
+
+        Whoever decides by what the table holds must read it here. A newer reading may show rows of another writer
+        beyond `mark`, and taking them for earlier ones would make this writer's copies of them duplicates.
+
+        Raises:
+            StorageError: the storage refused.
+        """
+        with storage(self.path):
+            return self._table.to_pyarrow_dataset().to_table(columns=list(columns), filter=where)
+
     def append(self, rows: pa.Table | None, mark: int) -> int:
         """Commit `rows` and move the mark to `mark`, together; rows and mark are durable on return.
 
@@ -65,7 +79,7 @@ class Ledger:
         actions: list[AddAction | RemoveAction] = [] if file is None or rows is None else [_add_action(file, rows)]
         size = 0 if file is None else file.stat().st_size
         try:
-            self._commit_surely(actions, mark)
+            self._commit_surely(actions, mark, file)
         except (Fenced, StorageError):
             # The outcome is known by now: no commit names the file.
             if file is not None:
@@ -74,12 +88,12 @@ class Ledger:
         self.mark = mark
         return size
 
-    def _commit_surely(self, actions: list[AddAction | RemoveAction], mark: int) -> None:
+    def _commit_surely(self, actions: list[AddAction | RemoveAction], mark: int, file: Path | None) -> None:
         for attempt in range(_COMMIT_ATTEMPTS):
             try:
                 return self._commit(actions, mark)
             except (DeltaError, OSError) as error:
-                if self._settled(mark, error, last=attempt == _COMMIT_ATTEMPTS - 1):
+                if self._settled(mark, file, error, last=attempt == _COMMIT_ATTEMPTS - 1):
                     return None
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -101,11 +115,11 @@ class Ledger:
         )
         sync_commits(self.path, before, _newest(self.path, before))
 
-    def _settled(self, mark: int, error: Exception, last: bool) -> bool:
+    def _settled(self, mark: int, file: Path | None, error: Exception, last: bool) -> bool:
         """After a failed or unknown commit: True if it is in the table, False if it may be tried again."""
         self._table, self._stale = load(self.path), False
         found = self._table.transaction_version(self.app_id)
-        if found == mark:
+        if found == mark and (file is None or self._names(file)):
             with storage(self.path):
                 sync_commits(self.path, self._table.version() - 1, self._table.version())
             return True
@@ -114,6 +128,10 @@ class Ledger:
         if last or not isinstance(error, CommitFailedError):
             raise storage_error(error, self.path) from error
         return False
+
+    def _names(self, file: Path) -> bool:
+        """Whether the table holds this very file: another writer may have moved the mark to the same offset."""
+        return any(uri.endswith(file.name) for uri in self._table.file_uris())
 
     def _fenced(self, found: int | None) -> Fenced:
         return Fenced(

@@ -76,18 +76,17 @@ def test_kill_9_at_random_moments(settings: Settings, shop: UseCase) -> None:
         time.sleep(moments.uniform(0, 0.2))
         victims = running.workers()
         if moments.random() < 0.5 or not victims:
-            print(running.kill())
+            running.kill()
         else:
             # One worker alone: its parent notices, starts another, and is killed a little later.
             os.kill(moments.choice(victims).pid, signal.SIGKILL)
             time.sleep(moments.uniform(0, 0.2))
-            print(running.kill())
+            running.kill()
         kills += 1
         done = landed(settings, shop)
     assert kills >= 3
     code, said = DrainProcess(settings, shop, shop.name, batch=1000).finish()
     assert code == 0, said
-    print(said)
     assert check(shop, settings) == sent.produced
     assert reconcile(shop, settings).balanced
 

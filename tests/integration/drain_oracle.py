@@ -81,7 +81,9 @@ def check(usecase: UseCase, settings: Settings) -> int:
         wanted, got = expected(usecase, settings, stream), actual(usecase, settings, stream)
         offsets = [at for at, _ in got]
         assert len(offsets) == len(set(offsets)), f"{stream}: written twice"
-        assert set(offsets) == set(wanted), f"{stream}: lost or invented"
+        lost, invented = sorted(set(wanted) - set(offsets)), sorted(set(offsets) - set(wanted))
+        assert not lost, f"{stream}: lost {len(lost)}, the first at partition and offset {lost[:5]}"
+        assert not invented, f"{stream}: never sent {len(invented)}, the first at partition and offset {invented[:5]}"
         assert dict(got) == wanted, f"{stream}: not as it was sent"
         total += len(wanted)
     return total
