@@ -41,7 +41,7 @@ def _events(events: dict[str, Any]) -> Group:
 
 def _models(report: dict[str, Any]) -> Table:
     made = Table(box=None, pad_edge=False, header_style="bold")
-    made.add_column("scores on the last part of the history")
+    made.add_column("scores on the test split")
     for score in _SCORES:
         made.add_column(score.replace("_", " "), justify="right")
     rows = {f"{report['model']['architecture']} (chosen)": report["scores"], **report["baselines"]}

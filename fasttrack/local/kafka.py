@@ -81,7 +81,8 @@ def prepare(folder: Path, broker: int, controller: int) -> Part:
 
 def _format(classpath: str, properties: Path) -> None:
     # Kafka's own tool: a hand-written meta.properties would pin the oldest feature levels.
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # Kafka's own tool takes an id that begins with "-" for an option.
+    cluster = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
     command = [
         str(java()),
         "-Xmx256m",

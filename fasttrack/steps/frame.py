@@ -112,6 +112,9 @@ def _end_with_owner() -> None:
     owner = os.environ.get(OWNER)
     if owner is None or any(thread.name == OWNER for thread in threading.enumerate()):
         return
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell that starts a run in the background has its children ignore SIGINT.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_watch, args=(int(owner),), name=OWNER, daemon=True).start()
 
 

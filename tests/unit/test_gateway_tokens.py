@@ -74,8 +74,8 @@ def now(seconds: float) -> int:
     [
         ({"exp": now(-120)}, "expired"),
         ({"exp": now(-31)}, "expired"),
-        ({"iat": now(120)}, "not valid yet"),
-        ({"nbf": now(120)}, "not valid yet"),
+        ({"iat": now(86_400)}, "not valid yet"),
+        ({"nbf": now(86_400)}, "not valid yet"),
         ({"aud": "other"}, "another audience"),
         ({"aud": ["other"]}, "another audience"),
         ({"aud": []}, "another audience"),
