@@ -13,13 +13,25 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
-from fasttrack.errors import ConflictError, NotFoundError, UnavailableError
+from fasttrack.errors import ConflictError, DataLossError, NotFoundError, UnavailableError
 
 PATIENCE_SECONDS = 30.0
 _ANSWER_SECONDS = 10.0
+_RECOVERY_SECONDS = 15.0
 _RETRY_SECONDS = 0.2
 _EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+
+#: Not marked retriable by librdkafka, but over once the broker is back.
+PASSING = frozenset(
+    {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE,
+     KafkaError.REQUEST_TIMED_OUT, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION,
+     KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.NOT_CONTROLLER,
+     KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, KafkaError._WAIT_COORD,
+     KafkaError.OFFSET_NOT_AVAILABLE, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.FENCED_LEADER_EPOCH,
+     KafkaError.KAFKA_STORAGE_ERROR, KafkaError.BROKER_NOT_AVAILABLE, KafkaError.UNKNOWN, KafkaError._UNKNOWN_TOPIC,
+     KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_BROKER, KafkaError._NODE_UPDATE, KafkaError._WAIT_CACHE}
+)  # fmt: skip
 
 Answer = TypeVar("Answer")
 
@@ -95,7 +107,7 @@ class Broker:
                 return question()
             except KafkaException as error:
                 code = error.args[0]
-                lasting = isinstance(code, KafkaError) and not code.retriable() and code.code() not in _PASSING
+                lasting = isinstance(code, KafkaError) and not code.retriable() and code.code() not in PASSING
                 if lasting or time.monotonic() > deadline:
                     if lasting:
                         raise
@@ -146,6 +158,28 @@ class Broker:
         low = self._ask(lambda: self._list(every, _EARLIEST))
         high = self._ask(lambda: self._list(every, _LATEST))
         return {at: Offsets(low[at], high[at]) for at in low}
+
+    def holding(self, topic: Topic, partition: int, offset: int | None) -> Offsets:
+        """What a partition holds now, in which `offset` (None: any) must be a message's or the next one's.
+
+        Raises:
+            DataLossError: that offset is gone, or was never there.
+            UnavailableError: the broker does not answer.
+        """
+        deadline = time.monotonic() + _RECOVERY_SECONDS
+        while True:
+            held = self.offsets({topic.name: topic})[topic.name, partition]
+            if offset is None or held.earliest <= offset <= held.latest:
+                return held
+            # A broker that has just started shows less than it has until it has read its logs.
+            if offset < held.earliest or time.monotonic() > deadline:
+                raise DataLossError(
+                    f"the lake needs offset {offset}, the broker has {held.earliest} to {held.latest}.",
+                    where=f"topic {topic.name}, partition {partition}",
+                    fix="Events were deleted before they were drained: restore them and raise the topic's retention, "
+                    "or drain into a new lake.",
+                )
+            time.sleep(_RETRY_SECONDS)
 
     def _list(self, partitions: list[TopicPartition], spec: OffsetSpec) -> dict[tuple[str, int], int]:
         futures = self._admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=_ANSWER_SECONDS)
@@ -204,15 +238,6 @@ class Broker:
                 f"there is no topic {', '.join(missing)}.", where=self.bootstrap, fix="Run `fasttrack replay` first."
             )
         return found
-
-
-# Not marked retriable by librdkafka, but over once the broker is back.
-_PASSING = frozenset(
-    {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE,
-     KafkaError.REQUEST_TIMED_OUT, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION,
-     KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.NOT_CONTROLLER,
-     KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, KafkaError._WAIT_COORD}
-)  # fmt: skip
 
 
 def _result(future: Future[Any]) -> Any:

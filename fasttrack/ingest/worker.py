@@ -8,14 +8,15 @@ import os
 import signal
 import sys
 import threading
-from typing import Any
+from io import FileIO
+from typing import Any, cast
 
 import numpy as np
 import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from fasttrack.errors import DataLossError, FastTrackError
-from fasttrack.ingest.broker import Broker, client_settings
+from fasttrack.ingest.broker import PASSING, Broker, client_settings
 from fasttrack.ingest.buffer import Buffer
 from fasttrack.ingest.job import Job, failure
 from fasttrack.ingest.marker import fetch
@@ -28,13 +29,8 @@ _POLL_SECONDS = 0.1
 _BUFFER_BYTES = 64 * 2**20
 _HEARTBEAT_SECONDS = 0.5
 
-# Passing troubles: the client goes on by itself once the broker is back.
-_PASSING = frozenset(
-    {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._PARTITION_EOF,
-     KafkaError._RESOLVE, KafkaError._MAX_POLL_EXCEEDED, KafkaError.LEADER_NOT_AVAILABLE,
-     KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR,
-     KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.REQUEST_TIMED_OUT}
-)  # fmt: skip
+# Passing troubles: the client goes on by itself.
+_PASSING = PASSING | {KafkaError._PARTITION_EOF, KafkaError._MAX_POLL_EXCEEDED}
 _GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, KafkaError._UNKNOWN_TOPIC,
                    KafkaError._UNKNOWN_PARTITION, KafkaError.INCONSISTENT_TOPIC_ID})  # fmt: skip
 
@@ -85,9 +81,11 @@ class Worker:
         self._consumer.subscribe(subscribed, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         try:
             while not self.stop.is_set() and not self.orphaned.is_set():
-                self._take(self._consumer.consume(min(_FETCH, self._job.batch_events), _POLL_SECONDS))
+                messages = self._consumer.consume(min(_FETCH, self._job.batch_events), _POLL_SECONDS)
                 if self._failure is not None:
+                    # First, as what follows from it (a partition assigned without an offset) looks like lost data.
                     raise self._failure
+                self._take(messages)
                 self._commit_due()
             if not self.orphaned.is_set():
                 for at in list(self._buffers):
@@ -125,17 +123,24 @@ class Worker:
     def _fault(self, message: Message) -> None:
         error = message.error()
         assert error is not None
-        where = f"topic {message.topic()}, partition {message.partition()}, offset {message.offset()}"
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            raise DataLossError(
-                f"the broker no longer has the next events ({error.str()}).", where=where,
-                fix="Raise the topic's retention; restore the events, or drain into a new lake.",
-            )  # fmt: skip
+            self._lost_its_place((str(message.topic()), cast(int, message.partition())))
+            return
         if error.code() in _GONE:
             self._same_topics({str(message.topic())})
             return
         if error.code() not in _PASSING and not error.retriable():
             raise self._broker.unavailable(error.str())
+
+    def _lost_its_place(self, at: tuple[str, int]) -> None:
+        """The client has no offset to go on from: give it ours again, unless the broker lacks that one."""
+        buffer = self._buffers.get(at)
+        if buffer is not None:
+            self._broker.holding(self._job.topics[self._streams[at[0]]], at[1], buffer.next)
+            note(f"{at[0]}, partition {at[1]}: reading on from offset {buffer.next}")
+            # The client has stopped fetching the partition, which a seek does not change.
+            self._consumer.incremental_unassign([TopicPartition(*at)])
+            self._consumer.incremental_assign([TopicPartition(*at, buffer.next)])
 
     def _same_topics(self, names: set[str]) -> None:
         """Make sure that the topics are still those that the offsets belong to."""
@@ -203,14 +208,8 @@ class Worker:
         name = self._streams[at[0]]
         topic = self._job.topics[name]
         writer = PartitionWriter(self._contexts[name], self._job.cluster, topic, at[1])
-        held = self._broker.offsets({at[0]: topic})[at]
+        held = self._broker.holding(topic, at[1], writer.mark if writer.begun else None)
         start = writer.mark if writer.begun else max(writer.mark, held.earliest)
-        if held.earliest > start or start > held.latest:
-            raise DataLossError(
-                f"the lake needs offset {start}, the broker has {held.earliest} to {held.latest}.",
-                where=f"topic {at[0]}, partition {at[1]}",
-                fix="Events were deleted before they were drained: restore them, or drain into a new lake.",
-            )
         ends = self._job.ends.get(name)
         self._buffers[at] = Buffer(writer, start, ends[at[1]] if ends else None)
         return start
@@ -261,24 +260,26 @@ class Worker:
         sys.stdout.buffer.flush()
 
 
-def _listen(worker: Worker) -> None:
+def _listen(worker: Worker, orders: FileIO) -> None:
     """Watch stdin: a line says stop, its end that the parent is gone."""
-    line = sys.stdin.buffer.readline()
+    line = orders.readline()
     (worker.stop if line else worker.orphaned).set()
 
 
 def main() -> int:
     """Read a job from stdin, drain, report on stdout; the exit code is the error's."""
+    # Ctrl-C reaches the whole foreground group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Hundreds of thousands of small objects live for a moment here and hold no cycles: look for cycles seldom.
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)
-    job = Job.from_line(sys.stdin.buffer.readline())
-    # Ctrl-C reaches the whole foreground group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Unbuffered: a thread that waits in a buffered read holds a lock that the interpreter wants at its end.
+    orders = FileIO(0, closefd=False)
+    job = Job.from_line(orders.readline())
     try:
         worker = Worker(job)
         signal.signal(signal.SIGTERM, lambda *_: worker.stop.set())
-        threading.Thread(target=_listen, args=(worker,), daemon=True).start()
+        threading.Thread(target=_listen, args=(worker, orders), daemon=True).start()
         worker.run()
     except FastTrackError as error:
         Worker._say(**failure(error))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import OFFSET_STORED, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from deltalake import write_deltalake
 
@@ -24,15 +26,18 @@ from fasttrack.errors import (
 from fasttrack.ingest import broker as broker_module
 from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.drain import drain
+from fasttrack.ingest.job import Job
 from fasttrack.ingest.publisher import Publisher
 from fasttrack.ingest.reconcile import reconcile
 from fasttrack.ingest.replay import replay
 from fasttrack.ingest.schemas import register
 from fasttrack.ingest.validate import validate
+from fasttrack.ingest.worker import Worker
 from fasttrack.lake.tables import dead_letters_path, load, read, read_raw, versions
 from fasttrack.local.platform import Platform
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
+from tests.faults.drain_rig import landed
 from tests.integration.drain_oracle import actual, check
 from tests.unit import ingest_usecase
 from tests.unit.ingest_usecase import event, message, usecase
@@ -213,6 +218,31 @@ def test_offsets_that_are_gone_stop_it_loudly(settings: Settings, shop: UseCase)
     with pytest.raises(DataLossError, match="partition 0"):
         drain(shop, settings, workers=1)
     assert load(f"{settings.lake}/{shop.name}/raw/placed").version() >= 0
+
+
+@pytest.mark.parametrize("astray", [10**9, OFFSET_STORED])
+def test_a_client_that_lost_its_place_is_given_it_again(settings: Settings, shop: UseCase, astray: int) -> None:
+    sent = replay(shop, settings)
+    cluster, topics = Broker(settings.kafka).cluster_id(), Broker(settings.kafka).topics
+    by_stream = {name: topics([shop.topic(name)])[shop.topic(name)] for name in shop.streams}
+    assert landed(settings, shop) == 0
+    worker = Worker(Job(shop, settings, cluster, by_stream, {}, f"astray-{shop.name}", 6.0, 10_000))
+    opened = worker._open
+
+    def misplace(at: tuple[str, int]) -> int:
+        opened(at)
+        # No such offset, for the broker nor in the group: the client then says what it says of lost events.
+        return astray
+
+    worker._open = misplace  # type: ignore[method-assign]
+    running = threading.Thread(target=worker.run)
+    running.start()
+    deadline = time.monotonic() + 60
+    while landed(settings, shop) < sent.produced and running.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    worker.stop.set()
+    running.join()
+    assert check(shop, settings) == sent.produced
 
 
 def test_a_gap_and_a_repeat_are_named(drained: tuple[Settings, UseCase], settings: Settings) -> None:
