@@ -13,7 +13,7 @@ LOCK   := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --g
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit lint format lock bench bench-drain bench-explain golden clean
+.PHONY: help setup demo test test-unit lint format lock bench bench-drain bench-features bench-explain golden clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -62,12 +62,15 @@ lock: $(UV) ## Renew the hash-locked requirements (one file a deployable)
 golden: $(READY) ## Refresh the golden files of compiled output
 	$(BIN)/python -m tests.golden.refresh
 
-bench: bench-drain bench-explain ## Measure (ratios to a floor in the same run)
+bench: bench-drain bench-features bench-explain ## Measure; ARGS="--sample 0.05" for a part of the data
 
 bench-drain: $(READY) ## Drain against a consumer that only counts
 	$(BIN)/python tests/bench/bench_drain.py $(ARGS)
 
-bench-explain: $(READY) ## Explanations against the shap library's own
+bench-features: $(READY) ## Seconds and memory of the feature job, milliseconds of an online read
+	$(BIN)/python tests/bench/bench_features.py $(ARGS)
+
+bench-explain: $(READY) ## Milliseconds of SHAP and LIME, and their error against a long run
 	$(BIN)/python tests/bench/bench_explain.py $(ARGS)
 
 clean: ## Remove the environment and caches of this checkout (not the platform's data: fasttrack down --wipe)

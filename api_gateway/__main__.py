@@ -15,6 +15,7 @@ from api_gateway.app import create_app
 from api_gateway.observability import log
 from api_gateway.options import GatewayOptions
 from api_gateway.protocol import deadline_protocol
+from api_gateway.tls import tls_options
 from fasttrack.errors import FastTrackError
 from fasttrack.settings import Settings
 
@@ -31,12 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m api_gateway", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on; 0 takes a free one")
-    parser.add_argument("--tls-certificate", help="PEM file; with --tls-key, serve HTTPS")
-    parser.add_argument("--tls-key", help="PEM file")
+    parser.add_argument("--tls-certificate", help="PEM file; serve HTTPS")
+    parser.add_argument("--tls-key", help="PEM file, if the key does not stand in the certificate's")
     parser.add_argument("--tls-client-ca", help="PEM file; callers must show a certificate that it signed")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, handlers=[_JsonHandler()])
     try:
+        tls = tls_options(given.tls_certificate, given.tls_key, given.tls_client_ca)
         options = GatewayOptions.from_environment()
         app = create_app(Settings.from_environment(), options)
     except FastTrackError as error:
@@ -60,10 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             timeout_keep_alive=int(options.keep_alive_seconds),
             timeout_graceful_shutdown=int(options.drain_seconds),
             backlog=2048,
-            ssl_certfile=given.tls_certificate,
-            ssl_keyfile=given.tls_key,
-            ssl_ca_certs=given.tls_client_ca,
-            ssl_cert_reqs=2 if given.tls_client_ca else 0,
+            **tls,
         )
     )
     for number in (signal.SIGINT, signal.SIGTERM):

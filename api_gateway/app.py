@@ -124,8 +124,7 @@ def _add_v2_routes(app: FastAPI) -> None:
 
 def _add_operation_routes(app: FastAPI) -> None:
     for path, endpoint in (
-        ("/healthz", operations.healthz),
-        ("/livez", operations.healthz),
+        ("/livez", operations.livez),
         ("/readyz", operations.readyz),
         ("/metrics", operations.metrics),
         ("/openapi.json", operations.openapi),

@@ -9,7 +9,7 @@ import orjson
 
 from api_gateway.deployments import Served
 from api_gateway.observability import Trace, log
-from api_gateway.upstream import Answer, Upstreams, overdue
+from api_gateway.upstream import Answer, Part, Upstreams, overdue
 from api_gateway.validation import Question
 from fasttrack.errors import FastTrackError, InvalidRequestError, NotFoundError, UnavailableError
 
@@ -39,18 +39,12 @@ async def infer(
     Raises:
         NotFoundError: the entity is unknown.
         InvalidRequestError: the model refuses the values.
-        UnavailableError: transformer or predictor don't answer, or not in time.
+        UnavailableError: transformer or predictor don't answer.
+        DeadlineError: not in time.
     """
-    answer = await upstreams.call(
-        "transformer",
-        served.transformer,
-        f"/v2/models/{served.name}/infer",
-        deadline=deadline,
-        trace=trace,
-        body=orjson.dumps({"inputs": _tensors(served, question)}),
-        headers=_JSON_HEADERS,
-    )
-    document = _document(answer, "transformer")
+    body = {"inputs": _tensors(served, question)}
+    path = f"/v2/models/{served.name}/infer"
+    document = await _asked(upstreams, served, "transformer", path, body, deadline=deadline, trace=trace)
     try:
         outputs = {output["name"]: float(output["data"][0]) for output in document["outputs"]}
         said = document.get("parameters") or {}
@@ -70,20 +64,12 @@ async def explain(
     """Ask the explainer for the features that mattered most.
 
     Raises:
-        NotFoundError, InvalidRequestError, UnavailableError: as `infer`.
+        NotFoundError, InvalidRequestError, UnavailableError, DeadlineError: as `infer`.
     """
-    instance = question.entity if question.entity is not None else question.features
+    instance = {"event": question.event} if question.event is not None else question.entity or question.features
     body = {"instances": [instance], "method": method, "top": served.usecase.serving.top_features}
-    answer = await upstreams.call(
-        "explainer",
-        served.explainer,
-        f"/v1/models/{served.name}:explain",
-        deadline=deadline,
-        trace=trace,
-        body=orjson.dumps(body),
-        headers=_JSON_HEADERS,
-    )
-    document = _document(answer, "explainer")
+    path = f"/v1/models/{served.name}:explain"
+    document = await _asked(upstreams, served, "explainer", path, body, deadline=deadline, trace=trace)
     try:
         found = document["explanations"][0]
         return {
@@ -98,6 +84,25 @@ async def explain(
         raise _nonsense("explainer", error) from error
 
 
+async def _asked(
+    upstreams: Upstreams,
+    served: Served,
+    part: Part,
+    path: str,
+    body: dict[str, Any],
+    *,
+    deadline: float,
+    trace: Trace,
+) -> dict[str, Any]:
+    """The JSON object that a model server answers `body` with."""
+    base = served.transformer if part == "transformer" else served.explainer
+    sent = orjson.dumps(body)
+    answer = await upstreams.call(
+        part, base, path, deadline=deadline, usual=served.deadline, trace=trace, body=sent, headers=_JSON_HEADERS
+    )
+    return _document(answer, part)
+
+
 def _version(said: Any, registered: int) -> int:
     """The registry's number that the server was told; one that was started without shows a part of its digest."""
     return int(said) if isinstance(said, str) and said.isascii() and said.isdigit() else registered
@@ -108,6 +113,8 @@ def _tensors(served: Served, question: Question) -> list[dict[str, Any]]:
         return [
             {"name": key, "datatype": "BYTES", "shape": [1], "data": [value]} for key, value in question.entity.items()
         ]
+    if question.event is not None:
+        return [{"name": "event", "datatype": "BYTES", "shape": [1], "data": [orjson.dumps(question.event).decode()]}]
     tensors: list[dict[str, Any]] = []
     for name, value in (question.features or {}).items():
         if isinstance(value, str):

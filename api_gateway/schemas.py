@@ -11,16 +11,19 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class EntityOrFeatures(_Body):
-    """Exactly one of `entity` and `features`."""
+class Subject(_Body):
+    """Exactly one of `entity`, `features` and `event`."""
 
     entity: dict[str, str] | None = Field(None, description="keys of the entity; its features are looked up")
     features: dict[str, float | str | list[list[float | None]] | None] | None = Field(
         None, description="raw features by name, instead of the looked-up ones"
     )
+    event: dict[str, str | float | bool | None] | None = Field(
+        None, description="fields of a prediction event that was not sent yet; what it is about is looked up"
+    )
 
 
-class PredictRequest(EntityOrFeatures):
+class PredictRequest(Subject):
     """What to predict, and whether to explain it."""
 
     model_config = ConfigDict(
@@ -30,7 +33,7 @@ class PredictRequest(EntityOrFeatures):
     explain: bool | Literal["shap", "lime"] = Field(False, description="true takes the use case's first method")
 
 
-class ExplainRequest(EntityOrFeatures):
+class ExplainRequest(Subject):
     """What to explain, and by which method."""
 
     method: Literal["shap", "lime"] | None = Field(None, description="default: the use case's first method")

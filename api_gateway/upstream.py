@@ -14,13 +14,15 @@ import aiohttp
 from api_gateway.breaker import CircuitBreaker, RetryBudget
 from api_gateway.observability import Metrics, Trace
 from api_gateway.options import GatewayOptions
-from fasttrack.errors import UnavailableError
+from fasttrack.errors import DeadlineError, UnavailableError
 
 Part = Literal["transformer", "explainer"]
 #: Milliseconds that are left of the request's time; a server that can't make it may stop early.
 DEADLINE_HEADER: Final = "x-request-deadline-ms"
 _RETRIED: Final = (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 _CHUNK: Final = 262_144
+#: A server that got less than this share of the usual time, as its caller is in a hurry, is not to blame if it is late.
+_FAIR_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,9 @@ class Answer:
     body: bytes
 
 
-def overdue(part: str) -> UnavailableError:
-    """The error for a model server that did not answer by the deadline (status 504)."""
-    error = UnavailableError(f"the {part} did not answer in time.", fix="Try again, or allow more time.")
-    error.status, error.title = 504, "Deadline exceeded"
-    return error
+def overdue(part: str) -> DeadlineError:
+    """The error for a model server that did not answer by the deadline."""
+    return DeadlineError(f"the {part} did not answer in time.", fix="Try again, or allow more time.")
 
 
 class Upstreams:
@@ -70,6 +70,7 @@ class Upstreams:
         path: str,
         *,
         deadline: float,
+        usual: float,
         trace: Trace,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
@@ -78,10 +79,11 @@ class Upstreams:
 
         Args:
             deadline: on the monotonic clock; the remaining milliseconds travel in `DEADLINE_HEADER`.
+            usual: seconds that the use case gives a request.
 
         Raises:
-            UnavailableError: the server is not there, hung up, or its breaker is open (status 503); it did not
-                answer by the deadline (504).
+            UnavailableError: the server is not there, hung up, or its breaker is open.
+            DeadlineError: it did not answer by the deadline.
         """
         breaker, budget = self._guard(base)
         if (wait := breaker.wait()) > 0:
@@ -89,14 +91,16 @@ class Upstreams:
             raise UnavailableError(f"the {part} is not available.", fix=f"Try again in {math.ceil(wait)} s.")
         budget.earn()
         started = time.monotonic()
+        fair = deadline - started >= usual * _FAIR_SHARE
         settled = False
         try:
             answer = await self._tried(base + path, body, headers or {}, deadline, trace, budget)
             settled = True
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            breaker.failed()
-            settled = True
             late = isinstance(error, TimeoutError) and time.monotonic() >= deadline - 0.01
+            settled = fair or not late
+            if settled:
+                breaker.failed()
             self._metrics.upstream.labels(part, "late" if late else "unreachable").inc()
             if late:
                 raise overdue(part) from error
@@ -105,7 +109,9 @@ class Upstreams:
             self._metrics.upstream_seconds.labels(part).observe(time.monotonic() - started)
             if not settled:
                 breaker.abandoned()
-        if answer.status >= 500:
+        if answer.status == 504 and not fair:
+            breaker.abandoned()
+        elif answer.status >= 500:
             breaker.failed()
         else:
             breaker.succeeded()

@@ -1,4 +1,4 @@
-"""Requests against the model's signature: entity keys and raw features, each refusal with the name and a suggestion."""
+"""Requests against the model's signature: keys, events, raw features; each refusal with the name and a suggestion."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from fasttrack.usecase.spec import suggestion
 
 _MAX_TEXT: Final = 256
 _NAMED: Final = 5
+_SUBJECTS: Final = ("entity", "features", "event")
 _TYPES: Final = {type(None): "null", bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about: an entity by its keys, or raw features; exactly one of the two is not None."""
+    """What is asked about: an entity by its keys, raw features, or an event; exactly one of them is not None."""
 
-    entity: dict[str, str] | None
-    features: dict[str, Any] | None
+    entity: dict[str, str] | None = None
+    features: dict[str, Any] | None = None
+    event: dict[str, Any] | None = None
     warnings: list[dict[str, str]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """The canonical body, for the cache key and the request's hash."""
-        return {"entity": self.entity} if self.entity is not None else {"features": self.features}
+        parts = {"entity": self.entity, "features": self.features, "event": self.event}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Validator:
         self.entity_keys: tuple[str, ...] = tuple(
             entity.get("keys") or usecase.entities[usecase.prediction.entity].keys
         )
+        self._fields = usecase.streams[usecase.prediction.stream].fields
         self._refuse = refuse_out_of_range
         self._features: dict[str, _Feature] = {}
         for item in signature.get("features", []):
@@ -71,33 +75,52 @@ class Validator:
             )
 
     def question(self, body: Any, allowed: Iterable[str]) -> Question:
-        """Read ``entity`` or ``features`` of a request body.
+        """Read ``entity``, ``features`` or ``event`` of a request body.
 
         Args:
             body: parsed JSON.
             allowed: further keys that the route knows.
 
         Raises:
-            InvalidRequestError: the body is not an object, has unknown keys, both or neither of the two, or
+            InvalidRequestError: the body is not an object, has unknown keys, not exactly one of the three, or
                 values that don't fit the signature.
         """
         if not isinstance(body, dict):
             raise InvalidRequestError("the body is not a JSON object.", where="body", fix='Send {"entity": {...}}.')
-        known = {"entity", "features", *allowed}
+        known = {*_SUBJECTS, *allowed}
         for key in body:
             if key not in known:
                 raise InvalidRequestError(
                     f"{key[:64]!r} is not a field of this request.", where="body", fix=_hint(key, known)
                 )
-        entity, features = body.get("entity"), body.get("features")
-        if (entity is None) == (features is None):
+        given = [name for name in _SUBJECTS if body.get(name) is not None]
+        if len(given) != 1:
             raise InvalidRequestError(
-                "exactly one of entity and features is needed.", where="body", fix="Give one of the two."
+                "exactly one of entity, features and event is needed.", where="body", fix="Give one of them."
             )
-        if entity is not None:
-            return Question(self._entity(entity), None)
+        subject = body[given[0]]
+        if given[0] == "entity":
+            return Question(entity=self._entity(subject))
+        if given[0] == "event":
+            return Question(event=self._event(subject))
         warnings: list[dict[str, str]] = []
-        return Question(None, self._raw(features, warnings), warnings)
+        return Question(features=self._raw(subject, warnings), warnings=warnings)
+
+    def _event(self, given: Any) -> dict[str, Any]:
+        """Fields of the prediction event; the transformer, which has the checker of the drain, checks their values."""
+        if not isinstance(given, dict):
+            raise InvalidRequestError(f"event is {_kind(given)}, not an object.", where="body.event")
+        for name, value in given.items():
+            if name not in self._fields:
+                raise InvalidRequestError(
+                    f"the event has no field {name[:64]!r}.", where="body.event", fix=_hint(name, self._fields)
+                )
+            if isinstance(value, (list, dict)):
+                raise InvalidRequestError(f"{name} is {_kind(value)}.", where=f"body.event.{name}", fix="Send a value.")
+        found = {name: value for name, value in given.items() if value is not None}
+        if not found:
+            raise InvalidRequestError("there is no field with a value.", where="body.event", fix="Give at least one.")
+        return found
 
     def _entity(self, given: Any) -> dict[str, str]:
         if not isinstance(given, dict):

@@ -21,7 +21,7 @@ _BY_STATUS: dict[int, type[errors.FastTrackError]] = {
     429: errors.RateLimitError,
     502: errors.UnavailableError,
     503: errors.UnavailableError,
-    504: errors.UnavailableError,
+    504: errors.DeadlineError,
 }
 
 
@@ -75,7 +75,8 @@ class Gateway:
             raise _problem(error, self.url + path) from error
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             reason = getattr(error, "reason", error)
-            raise errors.UnavailableError(
+            kind = errors.DeadlineError if isinstance(reason, TimeoutError) else errors.UnavailableError
+            raise kind(
                 f"the gateway does not answer: {reason}.",
                 where=self.url,
                 fix="Is the platform up? See `fasttrack status`.",

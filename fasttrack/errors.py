@@ -51,6 +51,13 @@ class UnavailableError(FastTrackError):
     title = "Service unavailable"
 
 
+class DeadlineError(UnavailableError):
+    """A server is there, but did not answer in the time that the caller gives it."""
+
+    status = 504
+    title = "Deadline exceeded"
+
+
 class IntegrityError(FastTrackError):
     """A digest, signature or checksum does not match: the thing was tampered with or is damaged."""
 

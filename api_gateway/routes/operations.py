@@ -16,7 +16,7 @@ from api_gateway.reply import Reply, json_reply
 
 
 @public
-async def healthz(call: Call) -> Reply:
+async def livez(call: Call) -> Reply:
     """Whether the process lives; asks no other part."""
     return json_reply({"status": "ok"})
 

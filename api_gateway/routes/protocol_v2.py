@@ -83,6 +83,7 @@ async def _forwarded(call: Call, path: str, body: bytes | None) -> Reply:
         call.served.transformer,
         path,
         deadline=call.deadline,
+        usual=call.served.deadline,
         trace=call.trace,
         body=body,
         headers=headers,

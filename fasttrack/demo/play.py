@@ -24,6 +24,7 @@ from fasttrack.settings import Settings
 from fasttrack.usecase import load
 
 if TYPE_CHECKING:
+    from fasttrack.ingest.source import Source
     from fasttrack.local.platform import Platform
 
 
@@ -53,9 +54,10 @@ class Demo:
             FastTrackError: whatever went wrong; the platform is stopped first and keeps its data.
         """
         started = time.monotonic()
+        source = self._source()
         with MemoryWatch() as memory, self._platform() as platform:
             os.environ.update(platform.environment())
-            found = self._work(platform.settings())
+            found = self._work(platform.settings(), source)
             found["seconds"] = self.seconds
             found["total_seconds"] = round(time.monotonic() - started, 1)
             found["peak_memory_mb"] = memory.peak_mb
@@ -64,6 +66,16 @@ class Demo:
                 note("The platform stays up; Ctrl-C ends it.")
                 platform.wait()
         return found
+
+    def _source(self) -> Source | None:
+        """The events, being loaded while the platform starts; nothing if it has had some before."""
+        from fasttrack.ingest.source import Source
+
+        if (self.home / "kafka").exists():
+            return None
+        source = Source(self.usecase)
+        source.preload(self.sample)
+        return source
 
     @contextmanager
     def _platform(self) -> Iterator[Platform]:
@@ -83,12 +95,12 @@ class Demo:
         finally:
             platform.stop()
 
-    def _work(self, settings: Settings) -> dict[str, Any]:
+    def _work(self, settings: Settings, source: Source | None) -> dict[str, Any]:
         from fasttrack.ingest.replay import replay
         from fasttrack.kubeflow.local_run import run_local
 
         with self._step("replay"):
-            replayed = replay(self.usecase, settings, sample=self.sample)
+            replayed = replay(self.usecase, settings, sample=self.sample, source=source)
         steps = run_local(self.usecase, self.path.read_text(), settings).report["steps"]
         self.seconds |= {name: record["seconds"] for name, record in steps.items()}
         with self._step("predict"):

@@ -18,8 +18,8 @@ from fasttrack.evaluation.signature import signature
 from fasttrack.models.calibration import Conformal, Platt
 from fasttrack.models.inference import Predictor
 from fasttrack.progress import track
-from fasttrack.training.artifacts import dump_json, write_file
 from fasttrack.training.data import Rows, Splits, load_splits
+from fasttrack.training.files import dump_json, write_file
 from fasttrack.usecase import UseCase, dump
 
 #: Rows kept for explanations: SHAP's time grows with them, and a hundred give a steady base value.

@@ -36,8 +36,10 @@ def _anchor_tabular() -> Any:
     try:
         from alibi.explainers import AnchorTabular
     except ImportError as error:
+        # alibi imports more than it declares: to say that it isn't installed would then mislead.
+        away = error.name == "alibi"
         raise ConfigurationError(
-            "Anchors need alibi, which is not installed here.",
+            f"Anchors need alibi, which {'is not installed' if away else f'can not be imported ({error})'} here.",
             fix="Install the extra in an environment of its own: pip install 'fasttrack[alibi]' "
             "(licence: Business Source License 1.1; it needs numpy 1).",
         ) from error
@@ -66,7 +68,7 @@ def anchor(
         seed: the same row gets the same rule.
 
     Raises:
-        ConfigurationError: if alibi is not installed.
+        ConfigurationError: if alibi is not installed, or not with all that it needs.
     """
     explainer_type = _anchor_tabular()
 

@@ -17,6 +17,7 @@ from fasttrack.features.clock import calendar_part
 from fasttrack.features.fingerprint import Source, fingerprint, sources
 from fasttrack.features.parts import commit, sweep
 from fasttrack.features.plan import entity_plans, field_definitions, table_schema
+from fasttrack.features.raw import raw_frame
 from fasttrack.features.session import session
 from fasttrack.lake.tables import features_path
 from fasttrack.progress import note, track
@@ -24,7 +25,7 @@ from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -114,7 +115,7 @@ def _write(usecase: UseCase, lake: Mapping[str, Source], path: str, spark: Spark
     attempt = uuid.uuid4().hex[:12] + "-"
     kept: list[str] = []
     try:
-        raw = {stream: _raw(spark, source) for stream, source in lake.items()}
+        raw = {stream: raw_frame(spark, source) for stream, source in lake.items()}
         frame = feature_files(usecase, raw, int(spark.conf.get("spark.sql.shuffle.partitions") or 2), path, attempt)
         with _watch(spark, report):
             written = [(row["path"], row["size"], row["stats"]) for row in frame.collect()]
@@ -124,10 +125,6 @@ def _write(usecase: UseCase, lake: Mapping[str, Source], path: str, spark: Spark
         raise _failure(error, path) from error
     finally:
         sweep(path, attempt, kept)
-
-
-def _raw(spark: SparkSession, source: Source) -> DataFrame:
-    return spark.read.format("delta").option("versionAsOf", source.version).load(source.path)
 
 
 def _failure(error: Exception, path: str) -> StorageError | StepError:

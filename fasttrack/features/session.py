@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fasttrack.errors import ConfigurationError
+from fasttrack.features.classes import Classes, classes
+from fasttrack.progress import note
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -20,9 +22,10 @@ CORES_VARIABLE = "FASTTRACK_SPARK_CORES"
 MEMORY_VARIABLE = "FASTTRACK_SPARK_MEMORY"
 
 _STOP_SECONDS = 30
+_RECORD_SECONDS = 180
 
-# A short job: compiling hot methods twice costs more than it gives, and so do a collector's threads.
-_JAVA = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+# A short job: compiling hot methods twice costs more than it gives, and so do a collector's threads (see `classes`).
+_JAVA = "-XX:TieredStopAtLevel=1"
 
 # Set by spark-submit for a driver that it started, as the Spark operator does.
 _SUBMITTED = "PYSPARK_GATEWAY_PORT"
@@ -48,21 +51,22 @@ def session(given: SparkSession | None = None) -> Iterator[SparkSession]:
     if _SUBMITTED in os.environ:
         yield SparkSession.builder.getOrCreate()
         return
-    started = _start_local()
+    found = classes(os.environ.get(JARS_VARIABLE, ""))
+    started = _start_local(found)
     try:
         yield started
     finally:
-        _stop(started)
+        _stop(started, found)
 
 
-def _start_local() -> SparkSession:
+def _start_local(found: Classes) -> SparkSession:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers need this environment, not any python3
     builder = SparkSession.builder.appName("fasttrack-features")
-    for key, value in local_options().items():
+    for key, value in local_options(found).items():
         builder = builder.config(key, value)
     try:
         return builder.getOrCreate()
@@ -74,8 +78,11 @@ def _start_local() -> SparkSession:
         ) from error
 
 
-def local_options() -> dict[str, str]:
+def local_options(found: Classes) -> dict[str, str]:
     """Spark options for one machine: few partitions, nothing listening beyond 127.0.0.1, no console noise.
+
+    Args:
+        found: the archive of Java classes to use.
 
     Raises:
         ConfigurationError: ``FASTTRACK_SPARK_CORES`` is not a positive number.
@@ -87,7 +94,7 @@ def local_options() -> dict[str, str]:
     options = {
         "spark.master": f"local[{cores}]",
         "spark.driver.memory": os.environ.get(MEMORY_VARIABLE) or "1280m",
-        "spark.driver.extraJavaOptions": f"{_JAVA} -Dlog4j2.configurationFile={logging}",
+        "spark.driver.extraJavaOptions": f"{_JAVA} {found.options} -Dlog4j2.configurationFile={logging}",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
         "spark.ui.enabled": "false",
@@ -102,13 +109,16 @@ def local_options() -> dict[str, str]:
         "spark.databricks.delta.snapshotPartitions": "1",
         "spark.databricks.delta.stats.collect": "true",
         "spark.shuffle.compress": "false",
+        # A job to list the files of one folder costs more than listing them.
+        "spark.sql.sources.parallelPartitionDiscovery.threshold": "10000",
     }
     if jars := os.environ.get(JARS_VARIABLE):
-        options["spark.jars"] = jars
+        # Not `spark.jars`, whose classes come by a loader of Spark's own that no archive can serve.
+        options["spark.driver.extraClassPath"] = jars.replace(",", os.pathsep)
     return options
 
 
-def _stop(session: SparkSession) -> None:
+def _stop(session: SparkSession, found: Classes) -> None:
     """Stop the session and end its JVM, which pyspark would keep (and its memory) as long as Python lives."""
     from pyspark import SparkContext
 
@@ -119,10 +129,17 @@ def _stop(session: SparkSession) -> None:
     SparkContext._gateway = SparkContext._jvm = None
     gateway.shutdown()
     process = getattr(gateway, "proc", None)
-    if process is not None:
-        process.stdin.close()  # its Java ends when this pipe does
-        try:
-            process.wait(timeout=_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    if process is None:
+        return
+    process.stdin.close()  # its Java ends when this pipe does
+    if found.recording is not None:
+        note("Features: keeping Spark's loaded classes for its next start (once, some 10 s).")
+    try:
+        process.wait(timeout=_STOP_SECONDS if found.recording is None else _RECORD_SECONDS)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
+        process.kill()
+        process.wait()
+        if isinstance(error, KeyboardInterrupt):
+            raise
+    finally:
+        found.keep(whole=process.returncode == 0)

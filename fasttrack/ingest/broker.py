@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
-from fasttrack.errors import ConflictError, DataLossError, NotFoundError, UnavailableError
+from fasttrack.errors import ConfigurationError, ConflictError, DataLossError, NotFoundError, UnavailableError
 
 PATIENCE_SECONDS = 30.0
+#: A broker that nobody has met yet is rather down than about to be back.
+GREETING_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0
 _RECOVERY_SECONDS = 15.0
 _RETRY_SECONDS = 0.2
+_PORT = 9092
 _EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
@@ -98,6 +103,30 @@ class Broker:
             f"the Kafka broker does not answer ({error}).", where=self.bootstrap,
             fix="Check that it runs (`fasttrack status`) and start again: it goes on where it stopped.",
         )  # fmt: skip
+
+    def greet(self) -> None:
+        """Make sure that the cluster is there at all, before a command relies on it.
+
+        librdkafka tells a refused connection and a slow answer alike, so that this takes a connection of its own: one
+        that is refused is given up sooner than the broker that restarts in the middle of the work, which `patience`
+        is for. One that is only slow to answer isn't given up here.
+
+        Raises:
+            UnavailableError: no server accepts a connection.
+            ConfigurationError: the addresses can't be read.
+        """
+        servers = [_server(text) for text in self.bootstrap.split(",")]
+        deadline = time.monotonic() + min(self.patience, GREETING_SECONDS)
+        while True:
+            for server in servers:
+                try:
+                    socket.create_connection(server, timeout=GREETING_SECONDS).close()
+                    return
+                except OSError as error:
+                    refusal = error
+            if time.monotonic() > deadline:
+                raise self.unavailable(refusal.strerror or refusal) from refusal
+            time.sleep(_RETRY_SECONDS)
 
     def _ask(self, question: Callable[[], Answer]) -> Answer:
         """Ask until there is an answer or patience ends; errors that waiting can't mend are passed on."""
@@ -242,3 +271,17 @@ class Broker:
 
 def _result(future: Future[Any]) -> Any:
     return future.result(timeout=_ANSWER_SECONDS + 5)
+
+
+def _server(text: str) -> tuple[str, int]:
+    """Host and port of one of the bootstrap servers, such as ``PLAINTEXT://kafka:9092`` or ``[::1]:9092``."""
+    try:
+        address = urlsplit("//" + text.strip().rpartition("://")[2])
+        if address.hostname:
+            return address.hostname, address.port or _PORT
+        what = "has no host"
+    except ValueError as error:
+        what = str(error)
+    raise ConfigurationError(
+        f"{text!r} is not an address: {what}.", where="FASTTRACK_KAFKA", fix="Give host:port[,host:port]."
+    )

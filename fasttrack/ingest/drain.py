@@ -152,6 +152,7 @@ def drain(
     """
     began = time.monotonic()
     broker = Broker(settings.require("kafka"))
+    broker.greet()
     topics = broker.require([usecase.topic(name) for name in usecase.streams])
     by_stream = {name: topics[usecase.topic(name)] for name in usecase.streams}
     for name in usecase.streams:

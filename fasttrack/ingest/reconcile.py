@@ -95,6 +95,7 @@ def reconcile(usecase: UseCase, settings: Settings) -> Reconciliation:
         StorageError: the lake can't be read.
     """
     broker = Broker(settings.require("kafka"))
+    broker.greet()
     topics = broker.require([usecase.topic(name) for name in usecase.streams])
     held = broker.offsets(topics)
     found = Reconciliation()

@@ -59,6 +59,7 @@ def replay(
     rate: float | None = None,
     seed: int | None = None,
     on_progress: Callable[[int], None] | None = None,
+    source: Source | None = None,
 ) -> ReplayReport:
     """Publish the events of all streams, merged by event time.
 
@@ -72,6 +73,7 @@ def replay(
         rate: messages a second; as fast as possible if absent.
         seed: of duplicates, disorder and damage; default ``replay.seed``.
         on_progress: called with the number of messages just queued; default: a progress bar.
+        source: the use case's source, if it is being loaded already.
 
     Raises:
         UseCaseError: there is nothing to replay.
@@ -80,10 +82,11 @@ def replay(
         UnavailableError: the broker or the schema registry does not answer.
     """
     started = time.monotonic()
-    source = Source(usecase)
+    source = source or Source(usecase)
     seed = seed if seed is not None or usecase.replay is None else usecase.replay.seed
     digest = source.digest(sample, seed or 0)
     broker = Broker(settings.require("kafka"))
+    broker.greet()
     ids = {name: schemas.register(settings, usecase, name) for name in usecase.streams}
     broker.create({usecase.topic(name): stream.partitions for name, stream in usecase.streams.items()})
     topics = broker.require([usecase.topic(name) for name in usecase.streams])

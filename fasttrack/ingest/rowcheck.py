@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
@@ -76,6 +76,24 @@ class RowChecker:
             if key != text.encode():
                 raise Rejected("key mismatch", f"the message key {_show(key)} is not {self._stream.key} {_show(text)}")
         return event
+
+    def fields(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Check what is known of an event that nobody sent yet: what is null or left out need not be there.
+
+        Args:
+            document: values as in an event's JSON, by field.
+
+        Returns:
+            As `check`, for the fields that have a value.
+
+        Raises:
+            Rejected: a field is unknown, or its value breaks the contract.
+        """
+        for name in document:
+            if name not in self._stream.fields:
+                raise Rejected("unknown field", f"{_show(name)} is not in the contract")
+        given = {name: value for name, value in document.items() if value is not None}
+        return {name: self._field(name, self._stream.fields[name], given) for name in given}
 
     def _document(self, value: bytes | None, schema_ids: Collection[int]) -> dict[str, Any]:
         if not value:

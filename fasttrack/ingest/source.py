@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,6 +48,7 @@ class Source:
         if not callable(found):
             raise UseCaseError(f"{place!r} has no function {name!r}.", where=self._where, fix="Check the name.")
         self._function: Callable[[], Any] = found
+        self._loading: tuple[float, Future[dict[str, pa.Table]]] | None = None
 
     def _load(self, place: str) -> ModuleType:
         try:
@@ -88,6 +90,12 @@ class Source:
         }  # fmt: skip
         return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
+    def preload(self, sample: float) -> None:
+        """Begin to load what `events` will be asked for, in a thread."""
+        pool = ThreadPoolExecutor(1, "replay-source")
+        self._loading = sample, pool.submit(self._load_events, sample)
+        pool.shutdown(wait=False)
+
     def events(self, sample: float) -> dict[str, pa.Table]:
         """The events of each stream, with the contract's columns.
 
@@ -97,6 +105,11 @@ class Source:
         Raises:
             DataQualityError: the source fails, names an unknown stream, or its columns don't fit the contract.
         """
+        if self._loading is not None and self._loading[0] == sample:
+            return self._loading[1].result()
+        return self._load_events(sample)
+
+    def _load_events(self, sample: float) -> dict[str, pa.Table]:
         try:
             given = self._function()
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:

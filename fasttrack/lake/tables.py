@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -26,12 +27,15 @@ _FIRST_WAIT_SECONDS = 0.01
 # never expire (they don't by default: delta.setTransactionRetentionDuration is unset).
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 3650 days"}
 
+# The Delta library takes paths for URLs: these it refuses, or reads as other characters.
+_UNFIT = re.compile(r"[\[\]\\]|%[0-9A-Fa-f]{2}")
+
 
 def root(settings: Settings, usecase: UseCase) -> str:
     """The folder of a use case's tables.
 
     Raises:
-        ConfigurationError: no lake is set, or it is not a local folder.
+        ConfigurationError: no lake is set, it is not a local folder, or its name can't be a table's.
     """
     lake = settings.require("lake").removeprefix("file://")
     if "://" in lake:
@@ -39,7 +43,13 @@ def root(settings: Settings, usecase: UseCase) -> str:
             "only a lake in a local (or mounted) folder is supported.", where=f"FASTTRACK_LAKE={lake}",
             fix="Give the path of a folder.",
         )  # fmt: skip
-    return str(Path(lake).expanduser().absolute() / usecase.name)
+    folder = str(Path(lake).expanduser().absolute() / usecase.name)
+    if found := _UNFIT.search(folder):
+        raise ConfigurationError(
+            f"a folder with {found.group()!r} in its path can't hold Delta tables.", where=f"FASTTRACK_LAKE={lake}",
+            fix="Choose a folder without brackets, backslashes and percent codes.",
+        )  # fmt: skip
+    return folder
 
 
 def raw_path(settings: Settings, usecase: UseCase, stream: str) -> str:

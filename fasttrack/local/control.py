@@ -75,7 +75,15 @@ def status(home: Path) -> list[PartStatus]:
     return [PartStatus(name, "stopped", f"{HOST}:{ports[name]}" if name in ports else "") for name in PARTS]
 
 
-def publish(home: Path, name: str, usecase_path: Path | str, package_path: Path | str) -> dict[str, str]:
+def publish(
+    home: Path,
+    name: str,
+    usecase_path: Path | str,
+    package_path: Path | str,
+    *,
+    version: int | None = None,
+    digest: str = "",
+) -> dict[str, str]:
     """`Platform.publish`, in the process that supervises the home; same arguments, result and errors.
 
     Raises:
@@ -87,7 +95,8 @@ def publish(home: Path, name: str, usecase_path: Path | str, package_path: Path 
         "usecase_path": str(Path(usecase_path).absolute()),
         "package_path": str(Path(package_path).absolute()),
     }
-    found: dict[str, str] = call(Home(home), "publish", _PUBLISH_SECONDS, name=name, **paths)
+    identity: dict[str, Any] = {"version": version, "digest": digest}
+    found: dict[str, str] = call(Home(home), "publish", _PUBLISH_SECONDS, name=name, **paths, **identity)
     return found
 
 

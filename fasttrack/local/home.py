@@ -21,7 +21,7 @@ _WAIT_SECONDS = 40.0
 _SETTLE_SECONDS = 1.0
 # All that a home may hold: nothing else is ever removed from it.
 _CONTENT = (
-    "logs", "kafka", "postgres", "redis", "lake", "packages", "runs", "keys", "gateway", "feast", "tuning",
+    "logs", "kafka", "postgres", "redis", "lake", "packages", "runs", "keys", "gateway",
     "control.json", "platform.json", "platform.lock",
 )  # fmt: skip
 
@@ -32,7 +32,8 @@ class State:
 
     Attributes:
         ports: by name of the port.
-        publications: by name of the model: ``usecase`` and ``package`` paths, ``slot``, ``urls``.
+        publications: by name of the model: ``usecase`` and ``package`` paths, ``version``, ``digest``, ``slot``,
+            ``urls``.
     """
 
     ports: dict[str, int] = field(default_factory=dict)

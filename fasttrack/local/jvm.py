@@ -16,11 +16,26 @@ from fasttrack.errors import ConfigurationError, StorageError
 
 # Every launcher of Spark 4 passes this module, the wheel's runtime lacks it, and the JVM refuses to start without it.
 _MISSING_MODULE = "--add-modules=jdk.incubator.vector"
+# An archive of classes (see fasttrack.features.classes) doesn't fit a class path in which a jar is named twice, or a
+# folder that is not there: Spark's own has both.
 _LAUNCHER = """#!/bin/sh
+once() {{
+  path=
+  set -f
+  IFS=:
+  for entry in $1; do
+    case $entry in
+      */conf | */conf/ | */jars/slf4j-api-*.jar) ;;
+      *) path=$path${{path:+:}}$entry ;;
+    esac
+  done
+  unset IFS
+}}
 for argument do
   shift
   case $argument in
     {flag}) ;;
+    *:*/pyspark/jars/\\*) once "$argument"; set -- "$@" "$path" ;;
     *) set -- "$@" "$argument" ;;
   esac
 done

@@ -15,7 +15,7 @@ from fasttrack.local import issuer, kafka, postgres, redis, schema_registry, ser
 from fasttrack.local.channel import Channel
 from fasttrack.local.home import Home
 from fasttrack.local.jars import delta_jars
-from fasttrack.local.jvm import java_home
+from fasttrack.local.jvm import cache_home, java_home
 from fasttrack.local.parallel import together
 from fasttrack.local.part import HOST, Part, make_folder
 from fasttrack.local.ports import Ports, free
@@ -94,6 +94,7 @@ class Platform:
             "FASTTRACK_HOME": str(self.home.root),
             "JAVA_HOME": str(java_home()),
             "FASTTRACK_SPARK_JARS": ",".join(str(path) for path in delta_jars()),
+            "FASTTRACK_SPARK_CLASSES": str(cache_home() / "classes"),
         }
 
     def _part_environment(self) -> dict[str, str]:
@@ -231,13 +232,23 @@ class Platform:
 
     # ---- models
 
-    def publish(self, name: str, usecase_path: Path | str, package_path: Path | str) -> dict[str, str]:
+    def publish(
+        self,
+        name: str,
+        usecase_path: Path | str,
+        package_path: Path | str,
+        *,
+        version: int | None = None,
+        digest: str = "",
+    ) -> dict[str, str]:
         """Serve a model package; a former one of the same name goes on for a moment, then it is stopped.
 
         Args:
             name: of the model in URLs: the use case's.
             usecase_path: the use-case file.
             package_path: the package's folder.
+            version: the registry's version, which responses show.
+            digest: the servers refuse a package of any other, now and when the platform is started again.
 
         Returns:
             ``predictor_url``, ``transformer_url``, ``explainer_url``, and ``predictor_grpc`` etc. (host:port).
@@ -248,7 +259,8 @@ class Platform:
         """
         if self._publications is None:
             raise self._down()
-        return self._publications.publish(name, Path(usecase_path).absolute(), Path(package_path).absolute())
+        wanted = servers.Published(Path(usecase_path).absolute(), Path(package_path).absolute(), version, digest)
+        return self._publications.publish(name, wanted)
 
     # ---- look
 

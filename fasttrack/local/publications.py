@@ -6,12 +6,14 @@ import threading
 from functools import partial
 from pathlib import Path
 
-from fasttrack.errors import NotFoundError
+from fasttrack.errors import NotFoundError, UnavailableError
 from fasttrack.local import servers
 from fasttrack.local.home import Home, State
 from fasttrack.local.parallel import together
 from fasttrack.local.ports import Ports
 from fasttrack.local.process import Processes
+from fasttrack.local.servers import Published
+from fasttrack.progress import note
 
 # A request that began before the switch to a new model ends within this.
 _LINGER_SECONDS = 15.0
@@ -35,9 +37,9 @@ class Publications:
         self._mutex = threading.Lock()
         self._retiring: threading.Timer | None = None
 
-    def publish(self, name: str, usecase: Path, package: Path) -> dict[str, str]:
+    def publish(self, name: str, wanted: Published) -> dict[str, str]:
         """See `Platform.publish`."""
-        for path in (usecase, package):
+        for path in (wanted.usecase, wanted.package):
             if not path.exists():
                 raise NotFoundError(
                     "the path does not exist.", where=str(path), fix="Give the use-case file and the package."
@@ -47,12 +49,13 @@ class Publications:
             former = self._state.publications.get(name)
             slot = "b" if former and former["slot"] == "a" else "a"
             try:
-                urls = self._start(name, usecase, package, slot)
+                urls = self._start(name, wanted, slot)
             except BaseException:
                 self._drop(name, slot)
                 raise
-            kept = {"usecase": str(usecase), "package": str(package), "slot": slot, "urls": urls}
-            self._state.publications[name] = kept
+            paths = {"usecase": str(wanted.usecase), "package": str(wanted.package)}
+            identity = {"version": wanted.version, "digest": wanted.digest}
+            self._state.publications[name] = {**paths, **identity, "slot": slot, "urls": urls}
             self._home.remember(self._state)
             if former:
                 self._retiring = threading.Timer(_LINGER_SECONDS, self._drop, (name, former["slot"]))
@@ -61,9 +64,19 @@ class Publications:
             return urls
 
     def resume(self, name: str) -> None:
-        """Start the servers of what was published before the platform was stopped."""
+        """Start the servers of what was published before the platform was stopped.
+
+        If they don't start, the platform goes on without them, or the model could never be published again: a note
+        says so, and they stay listed as failed.
+        """
         kept = self._state.publications[name]
-        kept["urls"] = self._start(name, Path(kept["usecase"]), Path(kept["package"]), kept["slot"])
+        # Homes of the first version know neither version nor digest.
+        wanted = Published(Path(kept["usecase"]), Path(kept["package"]), kept.get("version"), kept.get("digest", ""))
+        try:
+            kept["urls"] = self._start(name, wanted, kept["slot"])
+        except UnavailableError as error:
+            self._processes.stop(_parts(name, kept["slot"]))
+            note(f"{error}\nModel {name!r} is not served. Publish it again: `fasttrack run`.")
         self._home.remember(self._state)
 
     def close(self) -> None:
@@ -72,8 +85,8 @@ class Publications:
             self._retiring.cancel()
             self._retiring = None
 
-    def _start(self, name: str, usecase: Path, package: Path, slot: str) -> dict[str, str]:
-        parts = servers.model_servers(name, usecase, package, slot, self._ports)
+    def _start(self, name: str, wanted: Published, slot: str) -> dict[str, str]:
+        parts = servers.model_servers(name, wanted, slot, self._ports)
         self._home.remember(self._state)
         together({part.name: partial(self._processes.start, part) for part in parts})
         return servers.urls(name, slot, self._state.ports)
@@ -85,7 +98,11 @@ class Publications:
             self._retiring = None
 
     def _drop(self, name: str, slot: str) -> None:
-        names = [servers.part_name(name, role, slot) for role in servers.ROLES]
+        names = _parts(name, slot)
         self._processes.stop(names)
         for part in names:
             self._processes.forget(part)
+
+
+def _parts(name: str, slot: str) -> list[str]:
+    return [servers.part_name(name, role, slot) for role in servers.ROLES]

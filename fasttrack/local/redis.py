@@ -35,9 +35,9 @@ def prepare(folder: Path, port: int) -> Part:
         "appendfsync": "everysec",
         "save": "",
         "databases": "16",
-        # Cached answers carry an expiry and may go; online features don't and must not.
+        # What expires first goes first: cached answers live for minutes, online features for hours at least.
         "maxmemory": "1gb",
-        "maxmemory-policy": "volatile-lru",
+        "maxmemory-policy": "volatile-ttl",
     }
     argv = [str(program())]
     for name, value in options.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,23 @@ ROLES = ("predictor", "transformer", "explainer")
 _START_SECONDS = 180.0
 # The C library keeps freed memory for each thread otherwise.
 _LEAN = {"MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is served under a name.
+
+    Attributes:
+        usecase: the use-case file.
+        package: the model package's folder.
+        version: the registry's version, shown in responses; None: they show a part of the digest.
+        digest: the servers start only with the package of this digest; empty: any that is validly signed.
+    """
+
+    usecase: Path
+    package: Path
+    version: int | None = None
+    digest: str = ""
 
 
 def gateway(port: int) -> Part:
@@ -27,13 +45,12 @@ def part_name(model: str, role: str, slot: str) -> str:
     return f"{model}-{role}-{slot}"
 
 
-def model_servers(model: str, usecase: Path, package: Path, slot: str, ports: Ports) -> list[Part]:
+def model_servers(model: str, published: Published, slot: str, ports: Ports) -> list[Part]:
     """Predictor, transformer and explainer of a published model.
 
     Args:
         model: name in URLs.
-        usecase: the use-case file.
-        package: the model package's folder.
+        published: what they serve.
         slot: "a" or "b".
         ports: gives each server a port for HTTP and one for gRPC.
     """
@@ -41,8 +58,11 @@ def model_servers(model: str, usecase: Path, package: Path, slot: str, ports: Po
     grpc_ports = {role: ports.choose(f"{part_name(model, role, slot)}-grpc") for role in ROLES}
     parts = []
     for role in ROLES:
-        argv = [sys.executable, "-m", "fasttrack.serving", role, "--model_name", model, "--package", str(package)]
-        argv += ["--usecase", str(usecase), "--http_port", str(http_ports[role]), "--grpc_port", str(grpc_ports[role])]
+        argv = [sys.executable, "-m", "fasttrack.serving", role, "--model_name", model]
+        argv += ["--package", str(published.package), "--usecase", str(published.usecase)]
+        argv += ["--http_port", str(http_ports[role]), "--grpc_port", str(grpc_ports[role])]
+        argv += ["--digest", published.digest] if published.digest else []
+        argv += ["--model_version", str(published.version)] if published.version is not None else []
         if role == "transformer":
             # Binary tensors over kept HTTP connections cost less than gRPC here.
             argv += ["--predictor_protocol", "v2", "--predictor_host", f"{HOST}:{http_ports['predictor']}"]

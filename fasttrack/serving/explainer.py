@@ -92,7 +92,8 @@ class ExplainerModel(ServedModel):
         Raises:
             InvalidRequestError: the body is malformed, or a feature is missing or wrong.
             NotFoundError: an entity is unknown.
-            UnavailableError: the online store doesn't answer, or the deadline has passed.
+            UnavailableError: the online store doesn't answer.
+            DeadlineError: the caller's deadline has passed.
         """
         instances, method, top = _checked(_parsed(payload))
         columns, as_of = await self._rows.columns(self._reader.instances(instances))

@@ -1,19 +1,19 @@
-"""Online features by entity key, for the transformer and the explainer."""
+"""Online features by entity key or event, for the transformer and the explainer."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 from fasttrack import usecase as usecases
 from fasttrack.errors import InvalidRequestError
+from fasttrack.ingest.rowcheck import Rejected, RowChecker
 from fasttrack.models import Batch, Encoder
 from fasttrack.serving.rows import RawRequest, unpadded
 from fasttrack.settings import Settings
+from fasttrack.usecase import UseCase
 
 
 class Store(Protocol):
@@ -22,13 +22,50 @@ class Store(Protocol):
     def read(self, entity_key_rows: list[dict[str, str]]) -> list[dict[str, Any]]:
         """Feature values by entity key, with ``_as_of``; NotFoundError for an unknown entity."""
 
+    def complete(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Feature values of an event of the prediction stream, with ``_as_of``."""
+
+
+class CheckedStore:
+    """An online store whose events keep their stream's contract, as events do that come through Kafka.
+
+    Args:
+        store: the store.
+        usecase: has the contract of the prediction stream.
+    """
+
+    def __init__(self, store: Store, usecase: UseCase) -> None:
+        self._store = store
+        self._stream = usecase.prediction.stream
+        self._checker = RowChecker(usecase.streams[self._stream])
+
+    def read(self, entity_key_rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+        """See `Store`."""
+        return self._store.read(entity_key_rows)
+
+    def complete(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Store`; fields that are left out or null count as unknown.
+
+        Raises:
+            InvalidRequestError: a field breaks the contract.
+        """
+        try:
+            fields = self._checker.fields(raw)
+        except Rejected as error:
+            raise InvalidRequestError(
+                f"{error.rejection.detail} ({error.rejection.reason}).",
+                where="event",
+                fix=f"Send fields of stream {self._stream!r} as its contract has them.",
+            ) from error
+        return self._store.complete(fields)
+
 
 class FeatureRows:
     """Turns raw requests into rows of feature values, and those into encoded batches.
 
     Args:
         encoder: the package's encoder.
-        store: the online store; without one, requests by entity key are refused.
+        store: the online store; without one, requests by entity key or event are refused.
     """
 
     def __init__(self, encoder: Encoder, store: Store | None) -> None:
@@ -48,7 +85,8 @@ class FeatureRows:
         Raises:
             NotFoundError: an entity is unknown.
             UnavailableError: the online store doesn't answer.
-            InvalidRequestError: entity keys were sent to a server without an online store.
+            InvalidRequestError: entity keys or events were sent to a server without an online store, or an event
+                breaks its contract.
         """
         if request.columns is not None:
             return request.columns, ""
@@ -57,7 +95,7 @@ class FeatureRows:
                 "this server was started without --usecase, so it can't look entities up.", fix="Send the features."
             )
         # The client of the store is synchronous; the event loop must go on answering meanwhile.
-        rows = await asyncio.to_thread(self._store.read, request.keys or [])
+        rows = await asyncio.to_thread(_looked_up, self._store, request)
         columns = {name: [row.get(name) for row in rows] for name in self._names}
         if self._sequence:
             columns[self._sequence] = [unpadded(events or []) for events in columns[self._sequence]]
@@ -70,6 +108,12 @@ class FeatureRows:
             InvalidRequestError: a value is missing that the model needs, or has a wrong type.
         """
         return self._encoder.encode(columns)
+
+
+def _looked_up(store: Store, request: RawRequest) -> list[dict[str, Any]]:
+    if request.events is not None:
+        return [store.complete(event) for event in request.events]
+    return store.read(request.keys or [])
 
 
 def _oldest(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -87,25 +131,8 @@ def open_store(path: str) -> Store | None:
     """
     if not path:
         return None
-    # Imported here: the store's libraries take seconds, and servers of raw features need none.
+    # Imported here: servers of raw features need no Redis.
     from fasttrack.features.online import OnlineStore
 
-    with without_torch():
-        store: Store = OnlineStore(usecases.load(path), Settings.from_environment())
-    return store
-
-
-@contextmanager
-def without_torch() -> Iterator[None]:
-    """Let imports in the block find no torch, unless it is loaded already.
-
-    Feast imports torch for images if it can, which costs a transformer 460 MB for nothing.
-    """
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to make an import fail
-    try:
-        yield
-    finally:
-        del sys.modules["torch"]
+    usecase = usecases.load(path)
+    return CheckedStore(OnlineStore(usecase, Settings.from_environment()), usecase)

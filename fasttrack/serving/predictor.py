@@ -36,7 +36,7 @@ class PredictorModel(ServedModel):
         Raises:
             InvalidRequestError: the tensors don't fit the signature.
             ConflictError: the caller encoded for another package.
-            UnavailableError: the caller's deadline has passed.
+            DeadlineError: the caller's deadline has passed.
         """
         wanted = call.parameters.get("digest")
         if wanted is not None and wanted != self.package.digest:

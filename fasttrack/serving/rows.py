@@ -7,26 +7,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 
 from fasttrack.errors import InvalidRequestError
 from fasttrack.serving.signature import Signature, batch_size
 from fasttrack.serving.tensors import Array, InferenceCall, Tensor
 
+#: The tensor or member that holds the prediction event itself, as JSON.
+EVENT = "event"
+_MAX_EVENTS = 64
 _NUMBERS = ("FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32")
 
 
 @dataclass(frozen=True)
 class RawRequest:
-    """Either entity keys, one dict a row, or feature columns, one value a row each."""
+    """Either entity keys or raw fields of events, one dict a row, or feature columns, one value a row each."""
 
     keys: list[dict[str, str]] | None = None
+    events: list[dict[str, Any]] | None = None
     columns: dict[str, list[Any]] | None = None
 
 
 class RawReader:
-    """Tells the two forms apart and checks what the encoder can't see: names, datatypes, shapes.
+    """Tells the three forms apart and checks what the encoder can't see: names, datatypes, shapes.
 
-    Types, missing values and vocabulary are the encoder's to check.
+    Types, missing values and vocabulary are the encoder's to check, an event's fields the stream's contract's.
 
     Args:
         signature: of the package.
@@ -37,6 +42,8 @@ class RawReader:
         self._keys = signature.keys
         self._roles = {feature.name: feature.role for feature in signature.features}
         self._max_batch = max_batch
+        # A use case that has the name for something of its own can't be asked by event.
+        self._event = {EVENT} - set(self._keys) - set(self._roles) or None
 
     def tensors(self, call: InferenceCall) -> RawRequest:
         """Read V2 tensors.
@@ -48,6 +55,8 @@ class RawReader:
         arrays = {name: tensor.array for name, tensor in call.inputs.items()}
         self._choose(set(names), "input")
         rows = batch_size(arrays, self._max_batch)
+        if names == self._event:
+            return RawRequest(events=self._events(self._words(call.inputs[EVENT], rows)))
         if names & set(self._keys):
             columns = [self._words(call.inputs[key], rows) for key in self._keys]
             return RawRequest(
@@ -71,9 +80,14 @@ class RawReader:
                     "it is not an object.", where=f"instances[{position}]", fix="Send JSON objects."
                 )
             self._choose(set(instance), f"instances[{position}]")
+        described = [instance.keys() == self._event for instance in instances]
         keyed = [bool(instance.keys() & set(self._keys)) for instance in instances]
-        if any(keyed) and not all(keyed):
-            raise InvalidRequestError("keys and features are mixed.", where="instances", fix="Send two requests.")
+        if len({*zip(described, keyed, strict=True)}) > 1:
+            raise InvalidRequestError(
+                "keys, events and features are mixed.", where="instances", fix="Send a request for each."
+            )
+        if described[0]:
+            return RawRequest(events=self._events([instance[EVENT] for instance in instances]))
         if keyed[0]:
             return RawRequest(keys=[self._key_of(instance, i) for i, instance in enumerate(instances)])
         names = sorted(set().union(*instances))
@@ -89,15 +103,30 @@ class RawReader:
             problem = f"{odd[0]!r} can't stand beside entity keys" if odd else f"{sorted(keys - names)[0]!r} is missing"
         elif not names:
             problem = "it is empty"
-        elif names <= features | lengths:
+        elif names <= features | lengths or names == self._event:
             return
         else:
             problem = f"there is no feature {sorted(names - features - lengths)[0]!r}"
         raise InvalidRequestError(
             f"{problem}.",
             where=where,
-            fix=f"Send {', '.join(self._keys)}, or features out of: {', '.join(self._roles)}.",
+            fix=f"Send {', '.join(self._keys)}, or {EVENT}, or features out of: {', '.join(self._roles)}.",
         )
+
+    @staticmethod
+    def _events(given: Sequence[Any]) -> list[dict[str, Any]]:
+        """Objects, or their JSON texts. Each costs a look-up of its own."""
+        if len(given) > _MAX_EVENTS:
+            raise InvalidRequestError(
+                f"there are {len(given)} events.", where=EVENT, fix=f"Send up to {_MAX_EVENTS} at a time."
+            )
+        try:
+            found = [orjson.loads(value) if isinstance(value, str) else value for value in given]
+        except orjson.JSONDecodeError as error:
+            raise InvalidRequestError(f"it is not JSON: {error}.", where=EVENT, fix="Send a JSON object.") from error
+        if not all(isinstance(event, dict) for event in found):
+            raise InvalidRequestError("it is not an object.", where=EVENT, fix='Send {"field": value, ...}.')
+        return found
 
     def _key_of(self, instance: Mapping[str, Any], position: int) -> dict[str, str]:
         for key in self._keys:

@@ -10,11 +10,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
-from fasttrack.errors import UnavailableError
+from fasttrack.errors import DeadlineError
 
 TRACE_HEADER: Final = "traceparent"
-#: Milliseconds that the caller still waits. gRPC has a deadline of its own, which is used where the header is absent.
-DEADLINE_HEADER: Final = "x-request-timeout-ms"
+#: Milliseconds that the caller still waits, as the gateway says it. gRPC has a deadline of its own, which is used where
+#: the header is absent.
+DEADLINE_HEADER: Final = "x-request-deadline-ms"
 _TRACE: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
 
@@ -58,10 +59,10 @@ class RequestContext:
         """Do no work for a caller that is gone.
 
         Raises:
-            UnavailableError: if the deadline has passed.
+            DeadlineError: if it has passed.
         """
         if self.expires is not None and time.monotonic() >= self.expires:
-            raise UnavailableError("the caller's deadline has passed.", where=DEADLINE_HEADER, fix="Allow more time.")
+            raise DeadlineError("the caller's deadline has passed.", where=DEADLINE_HEADER, fix="Allow more time.")
 
     def outgoing(self) -> dict[str, str]:
         """Headers for a request made on behalf of this one."""

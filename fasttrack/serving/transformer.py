@@ -1,4 +1,4 @@
-"""The transformer: entity keys or raw features in, the predictor's outputs out. Loads no torch."""
+"""The transformer: entity keys, events or raw features in, the predictor's outputs out. Loads no torch."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class TransformerModel(ServedModel):
         Raises:
             InvalidRequestError: the request doesn't fit the signature.
             NotFoundError: an entity is unknown.
-            UnavailableError: the store or the predictor doesn't answer in time.
+            UnavailableError: the store or the predictor doesn't answer.
+            DeadlineError: not in time.
         """
         if self._client is None:
             raise RuntimeError("open() was not called")
@@ -72,7 +73,7 @@ class TransformerModel(ServedModel):
         return {s.name: Tensor(s.name, s.datatype, arrays[s.name]) for s in self.package.signature.inputs}
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """What may be sent: the entity's keys, or any of the features instead."""
+        """What may be sent: the entity's keys, or instead of them any of the features, or (not shown) `rows.EVENT`."""
         signature, sequence = self.package.signature, self.package.encoder.sequence
         keys = [{"name": key, "datatype": "BYTES", "shape": [-1]} for key in signature.keys]
         features = []

@@ -7,7 +7,14 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from fasttrack.errors import ConflictError, FastTrackError, InvalidRequestError, NotFoundError, UnavailableError
+from fasttrack.errors import (
+    ConflictError,
+    DeadlineError,
+    FastTrackError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+)
 from fasttrack.serving import rest_codec
 from fasttrack.serving.tensors import InferenceAnswer, Tensor, from_bytes, to_bytes
 from fasttrack.serving.trace import current
@@ -23,7 +30,7 @@ class PredictorClient(Protocol):
     async def infer(
         self, inputs: Mapping[str, Tensor], identity: str, parameters: Mapping[str, str]
     ) -> InferenceAnswer:
-        """The predictor's answer; errors are the predictor's own, or UnavailableError."""
+        """The predictor's answer; errors are the predictor's own, UnavailableError or DeadlineError."""
 
     async def close(self) -> None:
         """Close the connection."""
@@ -45,6 +52,8 @@ def _failure(status: int, message: str, host: str) -> FastTrackError:
     kind = _ERRORS.get(status)
     if kind is not None:
         return kind(message)
+    if status == 504:
+        return DeadlineError("the predictor did not answer in time.", where=host, fix="Try again, or allow more time.")
     return UnavailableError(f"the predictor failed: {message}", where=host, fix="Look into its log for this trace id.")
 
 
@@ -56,7 +65,12 @@ class GrpcClient:
         from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
         codes = grpc.StatusCode
-        self._status = {codes.INVALID_ARGUMENT: 400, codes.NOT_FOUND: 404, codes.FAILED_PRECONDITION: 409}
+        self._status = {
+            codes.INVALID_ARGUMENT: 400,
+            codes.NOT_FOUND: 404,
+            codes.FAILED_PRECONDITION: 409,
+            codes.DEADLINE_EXCEEDED: 504,
+        }
         self._error = grpc.aio.AioRpcError
         self._host, self._model_name, self._timeout = host, model_name, timeout
         limits = [("grpc.max_send_message_length", _MAX_MESSAGE), ("grpc.max_receive_message_length", _MAX_MESSAGE)]
@@ -131,7 +145,9 @@ class RestClient:
                 split = int(response.headers.get(rest_codec.JSON_LENGTH_HEADER, len(content)))
                 document = orjson.loads(memoryview(content)[:split])
                 status = response.status
-        except (self._error, TimeoutError, ValueError) as error:
+        except TimeoutError as error:
+            raise _failure(504, "", self._host) from error
+        except (self._error, ValueError) as error:
             raise _failure(503, str(error) or type(error).__name__, self._host) from error
         if status != 200:
             raise _failure(status, str(document.get("error") if isinstance(document, dict) else document), self._host)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import orjson
 
 from fasttrack.features.job import build
 from fasttrack.features.online import materialize
+from fasttrack.features.online.definitions import load_feast
 from fasttrack.features.quality import check
 from fasttrack.steps.frame import step
 
@@ -34,6 +36,8 @@ def features(usecase: str, run_id: str, lake: str) -> Table:
         UnavailableError: the online store does not answer.
     """
     with step("features", usecase, run_id) as at:
+        # Feast loads while Spark is waited for.
+        threading.Thread(target=load_feast, name="load-feast", daemon=True).start()
         table = build(at.usecase, at.settings, versions=orjson.loads(lake))
         at.record["table"] = asdict(table)
         at.record["quality"] = asdict(check(at.usecase, table.path))

@@ -69,12 +69,13 @@ def _serve(at: Step, model: ModelVersion, usecase: str) -> dict[str, str]:
         return served
     # Beside the packages: the platform starts the servers again from this file after a restart.
     write_text(path, usecase)
-    return control.publish(home, model.name, path, model.uri)
+    return control.publish(home, model.name, path, model.uri, version=model.version, digest=model.digest)
 
 
 def _served(home: Path, model: ModelVersion, path: Path) -> dict[str, str] | None:
     known = Home(home).state().publications.get(model.name, {})
-    if (known.get("package"), known.get("usecase")) != (model.uri, str(path)):
+    wanted = {"package": model.uri, "usecase": str(path), "version": model.version, "digest": model.digest}
+    if any(known.get(name) != value for name, value in wanted.items()):
         return None
     running = {part.name for part in control.status(home) if part.state == "running"}
     if not {f"{model.name}-{role}-{known['slot']}" for role in _ROLES} <= running:

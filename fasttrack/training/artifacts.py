@@ -3,38 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import orjson
 import safetensors.torch
 
-from fasttrack.errors import StorageError
+from fasttrack.training.files import dump_json
 from fasttrack.training.loop import Trained
 from fasttrack.training.prepare import Prepared
-
-
-def dump_json(document: Any) -> bytes:
-    """Canonical JSON: sorted keys, two spaces, a newline at the end; NaN becomes null."""
-    options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
-    return orjson.dumps(document, option=options)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        StorageError: the disk refused it.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"can't be written: {error.strerror}.", where=str(path), fix="Free disk space, or choose another folder."
-        ) from error
 
 
 def model_files(

@@ -20,7 +20,7 @@ import orjson
 import fasttrack
 from fasttrack.errors import StepError
 from fasttrack.progress import note, track
-from fasttrack.training.artifacts import dump_json, write_file
+from fasttrack.training.files import dump_json, write_file
 from fasttrack.training.worker import EPOCH_MARK, ERROR_MARK
 from fasttrack.usecase import UseCase, dump
 

@@ -54,8 +54,9 @@ def _run(options: argparse.Namespace) -> None:
     # Imported here, so that a wrong option is told at once and not after torch has loaded.
     import torch
 
-    from fasttrack.training.artifacts import model_files, write_file
+    from fasttrack.training.artifacts import model_files
     from fasttrack.training.data import load_splits
+    from fasttrack.training.files import write_file
     from fasttrack.training.loop import train
     from fasttrack.training.prepare import prepare
 

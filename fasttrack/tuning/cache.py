@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from fasttrack.errors import StorageError
-from fasttrack.training.artifacts import dump_json
+from fasttrack.training.files import dump_json
 
 
 class TrialCache:

@@ -11,10 +11,8 @@ import argparse
 import json
 import os
 import resource
-import tempfile
 import time
 import uuid
-from dataclasses import replace
 from pathlib import Path
 
 from confluent_kafka import Consumer, TopicPartition
@@ -23,10 +21,9 @@ from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.drain import drain
 from fasttrack.ingest.reconcile import reconcile
 from fasttrack.ingest.replay import replay
-from fasttrack.local import control
-from fasttrack.local.platform import Platform
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase, load
+from tests.local_homes import running_platform
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,20 +59,14 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = str(ROOT)
     usecase = load(ROOT / "examples" / "flights" / "usecase.yaml")
-    home = Path(tempfile.mkdtemp(prefix="fasttrack-bench-"))
-    platform = Platform(home)
-    try:
-        platform.start(["kafka", "schema_registry"])
-        settings = replace(platform.settings(), lake=str(home / "lake"))
+    with running_platform(["kafka", "schema_registry"]) as platform:
+        settings = platform.settings()
         sent = replay(usecase, settings, sample=options.sample)
         messages, counting = count(settings, usecase)
         before = cpu_seconds()
         drained = drain(usecase, settings, workers=options.workers)
         cpu = cpu_seconds() - before
         balanced = reconcile(usecase, settings).balanced
-    finally:
-        platform.stop()
-        control.down(home, wipe=True)
     million = messages / 1e6
     print(
         json.dumps(

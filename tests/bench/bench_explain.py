@@ -1,6 +1,6 @@
 """SHAP and LIME in the request: time on one core, and error against a long run.
 
-python -m tests.bench.bench_explain
+python tests/bench/bench_explain.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""Seconds and memory of the feature job, and microseconds of an online read.
+"""Seconds and memory of the feature job, and milliseconds of an online read.
 
-Run it by hand: ``python tests/bench/bench_features.py USECASE`` with ``FASTTRACK_LAKE``, ``FASTTRACK_REDIS``,
-``JAVA_HOME`` and ``FASTTRACK_SPARK_JARS`` set. Prints one JSON document.
+    python tests/bench/bench_features.py [--sample 1.0] [USECASE]
+
+Starts a platform of its own and fills its lake with the flights example. With a use-case file it starts and fills
+nothing: it takes that one's lake, whose features it makes anew, by ``FASTTRACK_LAKE``, ``FASTTRACK_REDIS``,
+``JAVA_HOME`` and ``FASTTRACK_SPARK_JARS``. Prints one JSON document.
 """
 
 from __future__ import annotations
@@ -23,9 +26,14 @@ import psutil
 from fasttrack import usecase as usecases
 from fasttrack.features.job import build
 from fasttrack.features.online import OnlineStore, materialize
+from fasttrack.ingest.drain import drain
+from fasttrack.ingest.replay import replay
 from fasttrack.lake.tables import read_raw, root
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
+from tests.local_homes import running_platform
+
+FLIGHTS = Path(__file__).parents[2] / "examples" / "flights" / "usecase.yaml"
 
 
 class Memory:
@@ -107,15 +115,29 @@ def _milliseconds(call: Any) -> float:
 
 
 def main() -> None:
-    """Run what the environment allows."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("usecase", help="the use-case file; its lake must be filled")
-    arguments = parser.parse_args()
-    usecase, settings = usecases.load(arguments.usecase), Settings.from_environment()
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("usecase", nargs="?", help="a use-case file whose lake is filled")
+    parser.add_argument("--sample", type=float, default=1.0, help="share of the flights")
+    options = parser.parse_args()
+    if options.usecase is not None:
+        found = measure(usecases.load(options.usecase), Settings.from_environment())
+    else:
+        usecase = usecases.load(FLIGHTS)
+        with running_platform(["kafka", "schema_registry", "redis"]) as platform:
+            os.environ.update(platform.environment())
+            replay(usecase, platform.settings(), sample=options.sample)
+            drain(usecase, platform.settings())
+            found = {"sample": options.sample, **measure(usecase, platform.settings())}
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+
+
+def measure(usecase: UseCase, settings: Settings) -> dict[str, Any]:
+    """The figures that the settings allow, with their conditions."""
     found = {"cores": os.cpu_count(), "load": os.getloadavg(), "build": bench_build(usecase, settings)}
     if settings.redis:
         found["online"] = bench_online(usecase, settings)
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    return found
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 import uuid
@@ -22,12 +21,12 @@ from fasttrack.errors import DataLossError, UnavailableError
 from fasttrack.ingest.drain import drain
 from fasttrack.ingest.reconcile import reconcile
 from fasttrack.ingest.replay import replay
-from fasttrack.local import control
 from fasttrack.local.platform import Platform
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 from tests.faults.drain_rig import ROOT, DrainProcess, landed, wait_until_more
 from tests.integration.drain_oracle import check
+from tests.local_homes import running_platform
 from tests.unit import ingest_usecase
 from tests.unit.ingest_usecase import usecase
 
@@ -40,14 +39,8 @@ SEED = 20130101
 @pytest.fixture(scope="module")
 def platform() -> Iterator[Platform]:
     """A broker of our own, as it is killed, and a schema registry."""
-    home = Path(tempfile.mkdtemp(prefix="fasttrack-test-"))
-    running = Platform(home)
-    try:
-        running.start(["kafka", "schema_registry"])
+    with running_platform(["kafka", "schema_registry"]) as running:
         yield running
-    finally:
-        running.stop()
-        control.down(home, wipe=True)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,13 +23,6 @@ from fasttrack.local.process import Processes
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 60.0
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="fasttrack-test-"))
-    yield folder
-    control.down(folder, wipe=True)
 
 
 def eventually(what: Callable[[], bool]) -> bool:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from fasttrack.local import control
 from fasttrack.local.platform import Platform
+from fasttrack.registry.store import Registry
+from tests.integration.registry_database import opened, scratch_database
+from tests.local_homes import running_platform
 
 STORES = ("kafka", "postgres", "redis", "schema_registry")
 
@@ -19,15 +19,8 @@ STORES = ("kafka", "postgres", "redis", "schema_registry")
 @pytest.fixture(scope="session")
 def platform() -> Iterator[Platform]:
     """Kafka, PostgreSQL, Redis and the schema registry, in a home that is removed at the end."""
-    # Not pytest's folder: as root, PostgreSQL's account may not pass through it.
-    home = Path(tempfile.mkdtemp(prefix="fasttrack-test-"))
-    running = Platform(home)
-    try:
-        running.start(STORES)
+    with running_platform(STORES) as running:
         yield running
-    finally:
-        running.stop()
-        control.down(home, wipe=True)
 
 
 @pytest.fixture
@@ -37,3 +30,18 @@ def topic(platform: Platform) -> str:
     admin = AdminClient({"bootstrap.servers": platform.settings().kafka, "reconnect.backoff.max.ms": 100})
     admin.create_topics([NewTopic(name, num_partitions=2, replication_factor=1)])[name].result(30)
     return name
+
+
+@pytest.fixture
+def dsn(platform: Platform) -> Iterator[str]:
+    """An empty database of the test's own."""
+    with scratch_database(platform.settings().postgres) as url:
+        yield url
+
+
+@pytest.fixture
+def registry(dsn: str) -> Iterator[Registry]:
+    """A registry without models, in the database `dsn`."""
+    with opened(dsn) as found:
+        found.migrate()
+        yield found

@@ -19,7 +19,7 @@ DEPARTURE = datetime(2013, 5, 2, 12, tzinfo=UTC)
 AS_OF = DEPARTURE - timedelta(hours=2)
 
 
-def _events() -> dict[str, list[dict[str, Any]]]:
+def events() -> dict[str, list[dict[str, Any]]]:
     """The flight, and what its aircraft did and its airport saw before."""
     same = {"carrier": "B6", "origin": "JFK", "destination": "LAX", "tail_number": "N1"}
     scheduled = {
@@ -43,10 +43,16 @@ def _events() -> dict[str, list[dict[str, Any]]]:
 
 def fill(usecase: UseCase, settings: Settings) -> None:
     """Write a lake and materialize it into Redis as of two hours before departure."""
-    for stream, events in _events().items():
+    for stream, given in events().items():
         schema = raw_schema(usecase.streams[stream])
         path = tables.raw_path(settings, usecase, stream)
         tables.ensure(path, schema)
-        if events:
-            write_deltalake(path, pa.Table.from_pylist(events, schema=schema), mode="append")
+        if given:
+            write_deltalake(path, pa.Table.from_pylist(given, schema=schema), mode="append")
     materialize(usecase, settings, AS_OF)
+
+
+def described() -> dict[str, Any]:
+    """The flight's scheduling event as a client writes it."""
+    (scheduled,) = events()["scheduled"]
+    return {k: f"{v:%Y-%m-%dT%H:%M:%SZ}" if isinstance(v, datetime) else v for k, v in scheduled.items()}

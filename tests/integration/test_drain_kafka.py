@@ -291,9 +291,11 @@ def test_a_drain_without_topics_says_so(settings: Settings, shop: UseCase) -> No
 
 
 def test_an_unreachable_broker_is_named(settings: Settings, shop: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_module, "PATIENCE_SECONDS", 0.5)
-    with pytest.raises(UnavailableError, match="Kafka broker does not answer"):
-        drain(shop, replace(settings, kafka="127.0.0.1:9"))
+    monkeypatch.setattr(broker_module, "GREETING_SECONDS", 0.5)
+    nowhere = replace(settings, kafka="127.0.0.1:9")
+    for command in (drain, replay, reconcile):
+        with pytest.raises(UnavailableError, match=r"Kafka broker does not answer \(Connection refused"):
+            command(shop, nowhere)
 
 
 def test_an_unreachable_registry_is_named(settings: Settings, shop: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,18 +7,22 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fasttrack.errors import ConfigurationError, InvalidRequestError, NotFoundError, UnavailableError
 from fasttrack.features.online import OnlineStore, materialize
+from fasttrack.features.online.definitions import AS_OF, View, feature_store, marker, project, views
+from fasttrack.features.online.reader import Reader
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 from tests.features_histories import assert_number, assert_same, merged, random_histories, shop, write_lake
 from tests.features_reference import Event, Histories, Row, minutes, reference_row, reference_rows
-from tests.integration.gateway_stores import RedisServer, redis_server
+from tests.integration.gateway_redis import RedisServer, redis_server
 
 SHOP = shop()
 
@@ -58,6 +62,44 @@ def as_table(row: Row) -> Row:
 
 def features_only(row: Row) -> Row:
     return {name: value for name, value in row.items() if not name.startswith("_")}
+
+
+def keys_to_ask(view: View, history: Histories) -> list[dict[str, str]]:
+    """Every combination of values that keys have in the history, which are stored and which are not."""
+    values = {"order_id": [], "customer": [], "store": [], "fasttrack_usecase": [SHOP.name]}
+    for event in [event for events in history.values() for event in events]:
+        for name in set(values) & {name for name in event if event[name] is not None}:
+            values[name].append(str(event[name]))
+    found = product(*(dict.fromkeys([*values[name], "", "nobody", "\N{SNOWMAN}"]) for name in view.keys))
+    return [dict(zip(view.keys, key, strict=True)) for key in found]
+
+
+def test_the_reader_gives_what_feast_gives(tmp_path: Path, redis: RedisServer) -> None:
+    """Also when Feast changes its layout: then what it writes and reads no longer is what we read."""
+    usecase = shop(**{"place: {keys: [customer, store]}": "place: {keys: [store, customer]}"})
+    history = merged([random_histories(seed, prefix=prefix) for seed, prefix in enumerate(["", "", "ключ ", "鍵\x00"])])
+    for event in [event for events in history.values() for event in events]:
+        event["customer"] = "" if event["customer"] == "a" else event["customer"]
+    settings = Settings(lake=str(tmp_path / "lake"), redis=redis.url)
+    write_lake(usecase, tmp_path / "lake", history)
+    materialize(usecase, settings, as_of=minutes(300))
+    feast = feature_store(usecase, settings, tmp_path / "registry.db")
+    every = [*views(usecase), marker(usecase)]
+    reader = Reader(settings, project(usecase), every)
+    kinds, customers = set(), set()
+    for view in every:
+        keys, references = keys_to_ask(view, history), [f"{view.name}:{name}" for name in view.schema.names]
+        (ours,) = reader.fetch([(view, keys)])
+        theirs = feast.get_online_features(references, keys, full_feature_names=True).to_dict()
+        for name in view.schema.names:
+            column = [row[name] for row in ours]
+            found = [value.tolist() if isinstance(value, np.ndarray) else value for value in column]
+            assert repr(found) == repr(theirs[f"{view.name}__{name}"])
+            assert {None} < {None if value is None else type(value) for value in found}, f"{view.name}:{name} is empty"
+            kinds |= {type(value) for value in found}
+        customers |= {key.get("customer") for key, row in zip(keys, ours, strict=True) if row[AS_OF] is not None}
+    assert kinds == {str, int, float, list, type(None)}
+    assert {"", "b", "ключ b", "鍵\x00b"} <= customers
 
 
 @pytest.mark.parametrize("at", [90, 240, 333.5, 569, 570])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from deltalake import write_deltalake
 
 from fasttrack.errors import NotFoundError, StepError
 from fasttrack.features.job import FeatureTable, build
@@ -51,17 +55,22 @@ def rows_of(table: FeatureTable) -> dict[str, Row]:
     return {row["_event_id"]: row for row in found.to_pylist()}
 
 
+def assert_rows(table: FeatureTable, histories: Histories) -> dict[str, Row]:
+    """The table is what the reference says, which is returned."""
+    expected, found = reference_rows(SHOP, histories), rows_of(table)
+    assert found.keys() == expected.keys()
+    orders = {event["event_id"]: event["order_id"] for event in histories["orders"]}
+    for event_id, row in expected.items():
+        assert_same(found[event_id], row | {"order_id": orders[event_id]})
+    return expected
+
+
 def test_the_table_equals_the_reference(spark: SparkSession, many: Histories, tmp_path: Path) -> None:
     settings = write_lake(SHOP, tmp_path, many)
     seen: list[str] = []
     table = build(SHOP, settings, spark=spark, on_progress=lambda phase, done, total: seen.append(phase))
-    expected = reference_rows(SHOP, many)
-    found = rows_of(table)
+    expected = assert_rows(table, many)
     assert len(expected) > 40
-    assert found.keys() == expected.keys()
-    orders = {event["event_id"]: event["order_id"] for event in many["orders"]}
-    for event_id, row in expected.items():
-        assert_same(found[event_id], row | {"order_id": orders[event_id]})
     assert (table.rows, table.stats["dropped"]) == (len(expected), len(many["orders"]) - len(expected))
     assert {"compute", "describe"} <= set(seen)
     assert sum(row["_label"] is not None for row in expected.values()) > 10
@@ -128,27 +137,79 @@ def test_a_file_of_the_lake_that_is_gone_fails_the_job_and_leaves_no_table(spark
     assert not list((tmp_path / "shop").glob("features/*/*"))
 
 
-def test_the_session_of_its_own_ends_with_its_java(tmp_path: Path) -> None:
-    """Run apart, since this process has a session already."""
-    import subprocess
-    import sys
+def test_a_lake_in_a_folder_of_any_name_is_read(spark: SparkSession, tmp_path: Path) -> None:
+    folder = tmp_path / "the lake {of} Adaé, 100% #1 a*?"
+    folder.mkdir()
+    histories = random_histories(11)
+    assert_rows(build(SHOP, write_lake(SHOP, folder, histories), spark=spark), histories)
 
-    settings = write_lake(SHOP, tmp_path, random_histories(4))
-    script = (
-        "import psutil, sys\n"
-        "from fasttrack.features.job import build\nfrom fasttrack.settings import Settings\n"
-        "from tests.features_histories import shop\n"
-        "print(build(shop(), Settings(lake=sys.argv[1])).rows)\n"
-        "print(len(psutil.Process().children(recursive=True)))\n"
-    )
+
+def test_a_table_that_is_more_than_its_files_is_read_by_delta(spark: SparkSession, tmp_path: Path) -> None:
+    histories = random_histories(12)
+    settings = write_lake(SHOP, tmp_path, histories)
+    path = raw_path(settings, SHOP, "visits")
+    rows = read(path)
+    shutil.rmtree(path)
+    # The files of a partitioned table lack the column that their folders are named after.
+    write_deltalake(path, rows, partition_by=["store"])
+    assert_rows(build(SHOP, settings, spark=spark), histories)
+
+
+_APART = """
+import psutil, sys, threading, time
+from fasttrack.features.job import build
+from fasttrack.settings import Settings
+from tests.features_histories import shop
+
+mapped = set()
+
+def look():
+    while True:
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if process.name() == "java":
+                    mapped.update(map.path for map in process.memory_maps() if map.path.endswith(".jsa"))
+            except psutil.Error:
+                continue
+        time.sleep(0.2)
+
+threading.Thread(target=look, daemon=True).start()
+print(build(shop(), Settings(lake=sys.argv[1])).rows)
+print(len(psutil.Process().children(recursive=True)))
+print(*sorted(mapped))
+"""
+
+
+def build_apart(lake: str, folder: Path, classes: Path | None = None) -> list[str]:
+    """Build in a process of its own, since this one has a session already: rows, processes left, archives mapped."""
     jars = os.environ.get("FASTTRACK_SPARK_JARS") or ",".join(map(str, delta_jars()))
     home = os.environ.get("JAVA_HOME") or str(java_home())
     environment = os.environ | {"JAVA_HOME": home, "FASTTRACK_SPARK_JARS": jars, "FASTTRACK_SPARK_CORES": "1"}
-    root = str(Path(__file__).parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", script, settings.lake]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    environment["FASTTRACK_SPARK_CLASSES"] = str(classes) if classes else ""
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", _APART, lake]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(len(reference_rows(SHOP, random_histories(4)))), "0"]
     assert "WARN" not in done.stderr
     assert "ERROR" not in done.stderr
+    return done.stdout.split()
+
+
+def test_the_session_of_its_own_ends_with_its_java(tmp_path: Path) -> None:
+    settings = write_lake(SHOP, tmp_path, random_histories(4))
+    expected = str(len(reference_rows(SHOP, random_histories(4))))
+    assert build_apart(settings.lake, tmp_path) == [expected, "0"]
+
+
+def test_spark_keeps_its_loaded_classes_for_the_next_start(tmp_path: Path) -> None:
+    lakes = [write_lake(SHOP, tmp_path / str(n), random_histories(4)).lake for n in range(3)]
+    expected = [str(len(reference_rows(SHOP, random_histories(4)))), "0"]
+    classes = tmp_path / "classes"
+    _, *first = build_apart(lakes[0], tmp_path, classes)
+    base, spark = sorted(classes.iterdir())
+    assert first == ["0", str(base)]
+    assert build_apart(lakes[1], tmp_path, classes) == [*expected, str(base), str(spark)]
+    # A damaged archive costs time, nothing else.
+    spark.chmod(0o600)
+    os.truncate(spark, spark.stat().st_size // 2)
+    assert build_apart(lakes[2], tmp_path, classes)[:2] == expected

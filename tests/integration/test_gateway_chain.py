@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -23,6 +22,7 @@ from kserve.constants.constants import PredictorProtocol
 
 from fasttrack.local.platform import Platform
 from tests.integration.serving_package import Built, build, raw_row
+from tests.loopback import free_ports
 from tests.unit.gateway_harness import Running, deployment, gateway, until
 
 ROOT = Path(__file__).parents[2]
@@ -39,12 +39,6 @@ class Chain:
     def features(self, index: int) -> dict[str, Any]:
         """A row of the package's data, as a client writes it."""
         return {"features": raw_row(self.built, index)}
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def ready(port: int) -> bool:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,90 +17,18 @@ import pytest
 
 from fasttrack.local.platform import Platform
 from fasttrack.registry.store import Registry
-from fasttrack.settings import Settings
-from tests.integration.gateway_stores import cable_to
-from tests.integration.registry_database import opened, scratch_database
+from tests.integration.gateway_processes import ROOT, process, run, settings_for
+from tests.integration.registry_database import opened
+from tests.loopback import cable_to
 from tests.unit.gateway_harness import (
-    AUDIENCE,
     DIGEST,
-    ISSUER,
     ModelServer,
     TestIssuer,
     deployment,
-    model_server,
     until,
 )
 
-ROOT = Path(__file__).parents[2]
 PLENTY = {"requests": 1_000_000, "per": "1m", "burst": 100_000}
-
-
-@dataclass
-class Process:
-    """A `python -m api_gateway` and how to ask it."""
-
-    popen: subprocess.Popen[bytes]
-    port: int
-    issuer: TestIssuer
-    output: Path
-
-    def predict(self, name: str, number: int) -> tuple[int, Any]:
-        """One prediction for a made-up flight; status and body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        with closing(connection):
-            token = self.issuer.token("flights-predictor")
-            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
-            body = json.dumps({"entity": {"flight_id": f"f-{number}"}})
-            connection.request("POST", f"/v1/usecases/{name}/predict", body, headers)
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-
-    def ready(self) -> str:
-        """What /readyz says, or why nothing comes."""
-        try:
-            with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection:
-                connection.request("GET", "/readyz")
-                return str(json.loads(connection.getresponse().read())["status"])
-        except OSError as error:
-            return str(error)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def process(settings: Settings, folder: Path, issuer: TestIssuer) -> Iterator[Process]:
-    """Start a gateway and wait until it is ready; it is killed at the end if it hasn't ended."""
-    port = free_port()
-    environment = {**os.environ, **settings.to_environment(), "PYTHONPATH": str(ROOT)}
-    environment["FASTTRACK_GATEWAY_SPOOL"] = str(folder / "spool")
-    output = folder / f"gateway-{port}.log"
-    with output.open("wb") as log:
-        arguments = [sys.executable, "-m", "api_gateway", "--host", "127.0.0.1", "--port", str(port)]
-        popen = subprocess.Popen(arguments, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
-    running = Process(popen, port, issuer, output)
-    try:
-        until(lambda: running.ready() == "ready" or popen.poll() is not None, 60)
-        assert popen.poll() is None, output.read_text()
-        yield running
-    finally:
-        popen.kill()
-        popen.wait()
-
-
-@pytest.fixture
-def server() -> Iterator[ModelServer]:
-    with model_server() as it:
-        yield it
-
-
-@pytest.fixture
-def dsn(platform: Platform) -> Iterator[str]:
-    with scratch_database(platform.settings().postgres) as url:
-        yield url
 
 
 @pytest.fixture
@@ -124,12 +48,6 @@ def registry(dsn: str, server: ModelServer) -> Iterator[Registry]:
             explainer_url=server.url,
         )
         yield found
-
-
-def settings_for(platform: Platform, dsn: str, issuer: TestIssuer) -> Settings:
-    return replace(
-        platform.settings(), postgres=dsn, jwks=str(issuer.path), issuer=ISSUER, audience=AUDIENCE, gateway=""
-    )
 
 
 def stored(dsn: str, table: str) -> set[str]:
@@ -215,18 +133,6 @@ def test_rows_that_can_not_be_delivered_at_the_end_wait_for_the_next_gateway(
         with process(settings, tmp_path, issuer):
             until(lambda: stored(dsn, "audit_log") >= traces)
             until(lambda: stored(dsn, "predictions") >= traces)
-
-
-def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FASTTRACK_")}
-    return subprocess.run(
-        [sys.executable, "-m", "api_gateway", *arguments],
-        env={**kept, **environment, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_wrong_settings_are_named(platform: Platform, tmp_path: Path) -> None:

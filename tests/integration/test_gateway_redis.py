@@ -20,16 +20,10 @@ from fasttrack.errors import ConfigurationError, UnavailableError
 from fasttrack.local.platform import Platform
 from fasttrack.registry.records import Deployment
 from fasttrack.usecase.serving import RateLimit
-from tests.integration.gateway_stores import RedisServer, redis_server
+from tests.integration.gateway_redis import RedisServer, redis_server
 from tests.unit.gateway_harness import ModelServer, Running, deployment, gateway, model_server, until
 
 PLENTY = {"requests": 100_000, "per": "1m", "burst": 10_000}
-
-
-@pytest.fixture
-def server() -> Iterator[ModelServer]:
-    with model_server() as it:
-        yield it
 
 
 @pytest.fixture

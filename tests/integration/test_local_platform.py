@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -26,13 +25,6 @@ from fasttrack.local.platform import Platform
 from fasttrack.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="fasttrack-test-"))
-    yield folder
-    control.down(folder, wipe=True)
 
 
 def produce(settings: Settings, topic: str, values: list[bytes]) -> None:

@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Any
 from uuid import UUID
-
-import pytest
 
 from fasttrack.registry.records import AuditRow, PredictionRow
 from fasttrack.registry.store import Registry
-from tests.integration.registry_database import digest, opened, scratch_database
-
-
-@pytest.fixture(scope="module")
-def registry(platform: Any) -> Iterator[Registry]:
-    with scratch_database(platform.settings().postgres) as dsn, opened(dsn) as found:
-        found.migrate()
-        yield found
-
+from tests.integration.registry_database import digest
 
 AUDIT = AuditRow(
     trace_id="t-1",

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,20 +15,7 @@ from fasttrack.errors import (
     UnavailableError,
 )
 from fasttrack.registry.store import Registry
-from tests.integration.registry_database import digest, opened, scratch_database
-
-
-@pytest.fixture
-def dsn(platform: Any) -> Iterator[str]:
-    with scratch_database(platform.settings().postgres) as url:
-        yield url
-
-
-@pytest.fixture
-def registry(dsn: str) -> Iterator[Registry]:
-    with opened(dsn) as found:
-        found.migrate()
-        yield found
+from tests.integration.registry_database import digest, opened
 
 
 def test_threads_registering_the_same_and_different_packages(registry: Registry) -> None:

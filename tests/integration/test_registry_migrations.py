@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any
 
 import psycopg2
 import pytest
@@ -17,20 +15,7 @@ from fasttrack.errors import (
 )
 from fasttrack.registry import migrations
 from fasttrack.registry.store import Registry
-from tests.integration.registry_database import digest, execute, opened, scratch_database
-
-
-@pytest.fixture
-def dsn(platform: Any) -> Iterator[str]:
-    with scratch_database(platform.settings().postgres) as url:
-        yield url
-
-
-@pytest.fixture
-def registry(dsn: str) -> Iterator[Registry]:
-    with opened(dsn) as found:
-        found.migrate()
-        yield found
+from tests.integration.registry_database import digest, execute, opened
 
 
 def test_migrating_is_complete_and_idempotent(dsn: str) -> None:

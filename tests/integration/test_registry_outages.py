@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import Any
 
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
@@ -20,26 +16,12 @@ from fasttrack.errors import (
     UnavailableError,
 )
 from fasttrack.registry.store import Registry
-from tests.integration.registry_database import digest, execute, opened, scratch_database
-
-
-@pytest.fixture
-def dsn(platform: Any) -> Iterator[str]:
-    with scratch_database(platform.settings().postgres) as url:
-        yield url
-
-
-@pytest.fixture
-def registry(dsn: str) -> Iterator[Registry]:
-    with opened(dsn) as found:
-        found.migrate()
-        yield found
+from tests.integration.registry_database import digest, execute, opened
+from tests.loopback import cable_to, free_port
 
 
 def test_unreachable_database_is_named_without_its_password(dsn: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = make_dsn(**{**parse_dsn(dsn), "host": "127.0.0.1", "port": str(port), "password": "s3cret"})
     with opened(url, patience=0.1) as registry, pytest.raises(UnavailableError) as caught:
         registry.list()
@@ -83,76 +65,24 @@ def test_connection_lost_in_a_transaction_rolls_it_back(dsn: str, registry: Regi
         assert cursor.fetchone() == (0,)
 
 
-class Gate:
-    """A TCP relay to PostgreSQL that can be shut and opened: an outage that only this test sees."""
-
-    def __init__(self, dsn: str) -> None:
-        parts = parse_dsn(dsn)
-        self._target = (parts["host"], int(parts["port"]))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.dsn = make_dsn(**{**parts, "host": "127.0.0.1", "port": str(self.port)})
-        self._sockets: list[socket.socket] = []
-
-    def open(self) -> None:
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
-        listener.listen()
-        self._sockets = [listener]
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
-
-    def shut(self) -> None:
-        for each in self._sockets:
-            with suppress(OSError):  # the other side was first
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(self._target)
-            self._sockets += [client, server]
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
-
-    @staticmethod
-    def _copy(source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
-
-
 def test_outage_and_return(dsn: str, registry: Registry) -> None:
     registry.register_model("outage", "/a", digest=digest(1))
-    gate = Gate(dsn)
-    with opened(gate.dsn, patience=0.2) as through:
-        gate.open()
+    with cable_to(dsn) as (cable, url), opened(url, patience=0.2) as through:
         assert through.get("outage", 1).version == 1
-        gate.shut()
+        cable.cut()
         for _ in range(2):
-            with pytest.raises(UnavailableError, match=str(gate.port)):
+            with pytest.raises(UnavailableError, match=str(cable.port)):
                 through.get("outage", 1)
-        gate.open()
+        cable.mend()
         assert through.get("outage", 1).version == 1
-        gate.shut()
 
 
 def test_short_outage_is_waited_for(dsn: str, registry: Registry) -> None:
-    gate = Gate(dsn)
-    timer = threading.Timer(0.5, gate.open)
-    with opened(gate.dsn, patience=30) as through:
+    with cable_to(dsn, whole=False) as (cable, url), opened(url, patience=30) as through:
+        timer = threading.Timer(0.5, cable.mend)
         timer.start()
         assert through.list() == ()
-    timer.join()
-    gate.shut()
+        timer.join()
 
 
 @pytest.mark.parametrize(

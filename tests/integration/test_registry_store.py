@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from fasttrack.errors import ConflictError, InvalidRequestError, NotFoundError
 from fasttrack.registry import keys, package
 from fasttrack.registry.records import Lineage
 from fasttrack.registry.store import Registry
-from tests.integration.registry_database import digest, opened, scratch_database
+from tests.integration.registry_database import digest
 
 LINEAGE = Lineage(
     lake_versions={"orders": 12},
@@ -24,13 +23,6 @@ LINEAGE = Lineage(
     seed=7,
     search_space={"width": [16, 64], "rate": {"low": 1e-4, "high": 0.1}},
 )
-
-
-@pytest.fixture(scope="module")
-def registry(platform: Any) -> Iterator[Registry]:
-    with scratch_database(platform.settings().postgres) as dsn, opened(dsn) as found:
-        found.migrate()
-        yield found
 
 
 def test_versions_count_up_by_name(registry: Registry) -> None:

@@ -22,7 +22,7 @@ from fasttrack.models.inference import Predictor
 from fasttrack.settings import Settings
 from tests.integration import serving_online
 from tests.integration import serving_package as made
-from tests.integration.gateway_stores import redis_server
+from tests.integration.gateway_redis import redis_server
 from tests.integration.serving_processes import NAME, Running, post, refused, started, wait_ready
 
 ROWS = 3
@@ -293,6 +293,48 @@ def test_a_flight_is_explained_by_its_key(chain, method):
     assert shown == {name: row[name] for name in shown}
 
 
+def by_event(**changes):
+    event = {**serving_online.described(), **changes}
+    return [{"name": "event", "datatype": "BYTES", "shape": [1], "data": [json.dumps(event)]}]
+
+
+def test_a_flight_that_nobody_stored_is_predicted_and_explained_by_its_event(chain):
+    # The same flight under another name: what is known of its aircraft and airport is looked up all the same.
+    event = {"flight_id": "ZZ-1", "event_id": None, "published_at": None}
+    stored = chain.infer(chain.transformer, {"inputs": by_key(serving_online.FLIGHT)})[1]
+    status, document, _ = chain.infer(chain.transformer, {"inputs": by_event(**event)})
+    assert status == 200, document
+    assert [output["data"] for output in document["outputs"]] == [output["data"] for output in stored["outputs"]]
+    assert document["parameters"]["as_of"] == "2013-05-02T10:00:00Z"
+    body = {"instances": [{"event": {**serving_online.described(), **event}}], "top": 3}
+    status, explained, _ = post(f"{chain.explainer.url}/v1/models/{NAME}:explain", body)
+    assert status == 200, explained
+    assert explained["explanations"][0]["prediction"] == pytest.approx(document["outputs"][0]["data"][0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"distance": -1}, "distance is -1, allowed are 1 to 6000"),
+        ({"distance": "far"}, "distance is 'far', not an integer"),
+        ({"origin": "LAX"}, "origin is 'LAX', allowed are EWR, JFK, LGA"),
+        ({"scheduled_departure": "noon"}, "not like 2013-01-01T10:00:00Z"),
+        ({"colour": "red"}, "'colour' is not in the contract"),
+        ({"carrier": None}, "carrier"),
+    ],
+)
+def test_an_event_that_breaks_its_contract_is_refused(chain, changes, told):
+    for status, document, _ in (
+        chain.infer(chain.transformer, {"inputs": by_event(**changes)}),
+        post(
+            f"{chain.explainer.url}/v1/models/{NAME}:explain",
+            {"instances": [{"event": {**serving_online.described(), **changes}}]},
+        ),
+    ):
+        assert status == 400
+        assert told in document["error"]
+
+
 def test_an_unknown_flight_is_not_found(chain):
     for status, document, _ in (
         chain.infer(chain.transformer, {"inputs": by_key(serving_online.FLIGHT, "ZZ-1")}),
@@ -455,9 +497,22 @@ def test_a_request_leaves_one_line_at_each_server_under_its_trace(chain, rows):
 
 
 def test_a_request_whose_deadline_has_passed_is_not_computed(chain, rows):
-    status, document, _ = chain.infer(chain.transformer, {"inputs": raw_inputs(rows)}, {"x-request-timeout-ms": "0"})
-    assert status == 503
+    status, document, _ = chain.infer(chain.transformer, {"inputs": raw_inputs(rows)}, {"x-request-deadline-ms": "0"})
+    assert status == 504
     assert "deadline" in document["error"]
+    with grpc.insecure_channel(f"127.0.0.1:{chain.predictor.grpc}") as channel:
+        from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+        from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+
+        request = pb.ModelInferRequest(model_name=NAME)
+        for name, kind, array in chain.tensors(rows):
+            request.inputs.add(name=name, datatype=kind, shape=array.shape)
+            request.raw_input_contents.append(array.tobytes())
+        infer = GRPCInferenceServiceStub(channel).ModelInfer
+        assert len(infer(request).outputs) == len(OUTPUTS)
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(request, metadata=(("x-request-deadline-ms", "0"),))
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def test_metrics_count_the_predictions(chain):

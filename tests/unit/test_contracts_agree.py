@@ -162,6 +162,29 @@ def test_a_good_event_becomes_python_values() -> None:
 
 
 @settings(max_examples=200, deadline=None)
+@given(objects(), st.sets(st.sampled_from(sorted(STREAM.fields))))
+def test_some_fields_of_an_event_are_checked_like_all(text: bytes, kept: set[str]) -> None:
+    try:
+        found = ROWS.check(HEAD + text, b"o1", {1})
+    except Rejected:
+        found = None
+    if found is not None:
+        document = {name: value for name, value in json.loads(text).items() if name in kept}
+        given = {name for name, value in document.items() if value is not None}
+        assert ROWS.fields(document) == {name: found[name] for name in given}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"gift": 1}, "wrong type"), ({"amount": 1001}, "out of range"), ({"zip": 1}, "unknown field")],
+)
+def test_fields_that_break_the_contract_are_rejected(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        ROWS.fields(changes)
+    assert caught.value.rejection.reason == reason
+
+
+@settings(max_examples=200, deadline=None)
 @given(objects())
 def test_the_json_schema_accepts_what_the_checks_accept(text: bytes) -> None:
     try:

@@ -13,8 +13,9 @@ from fasttrack.evaluation.background import read_background
 from fasttrack.evaluation.cross_validation import cross_validate
 from fasttrack.evaluation.evaluate import PACKAGE_FILES, evaluate, package_files
 from fasttrack.models.inference import Predictor
-from fasttrack.training.artifacts import model_files, write_file
+from fasttrack.training.artifacts import model_files
 from fasttrack.training.data import load_splits
+from fasttrack.training.files import write_file
 from fasttrack.training.loop import train
 from fasttrack.training.prepare import prepare
 from fasttrack.training.worker import final_plan

@@ -184,3 +184,12 @@ def test_anchors_without_alibi_say_what_to_install():
     with pytest.raises(ConfigurationError, match="Business Source License") as caught:
         anchor(np.zeros(2), curved, np.zeros((3, 2)), ["a", "b"])
     assert "fasttrack[alibi]" in str(caught.value)
+    assert "is not installed" in str(caught.value)
+
+
+def test_an_alibi_that_lacks_something_is_not_called_absent(tmp_path, monkeypatch):
+    (tmp_path / "alibi").mkdir()
+    (tmp_path / "alibi/__init__.py").write_text("import a_module_that_nobody_has\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError, match="No module named 'a_module_that_nobody_has'"):
+        anchor(np.zeros(2), curved, np.zeros((3, 2)), ["a", "b"])

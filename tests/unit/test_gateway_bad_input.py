@@ -12,15 +12,9 @@ from hypothesis import strategies as st
 
 from api_gateway.strict_json import parse
 from fasttrack.errors import InvalidRequestError
-from tests.unit.gateway_harness import ENTITY, ModelServer, Running, deployment, gateway, model_server
+from tests.unit.gateway_harness import ENTITY, ModelServer, Running, deployment, gateway
 
 GOOD = {"features": {"distance": 1000}}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ModelServer]:
-    with model_server() as it:
-        yield it
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +48,8 @@ def running(tmp_path_factory: pytest.TempPathFactory, server: ModelServer) -> It
         (b"[]", "not a JSON object"),
         (b'"x"', "not a JSON object"),
         (b"null", "not a JSON object"),
-        (b"{}", "exactly one of entity and features"),
-        (b'{"entity": {"flight_id": "x"}, "features": {"distance": 1}}', "exactly one of entity and features"),
+        (b"{}", "exactly one of entity, features and event"),
+        (b'{"entity": {"flight_id": "x"}, "features": {"distance": 1}}', "exactly one of entity, features and event"),
         (b'{"entity": {"flight_id": "x"}, "explian": true}', "'explian' is not a field"),
         (b'{"entity": {"flight_id": "x"}, "explain": "tea"}', "not a method"),
         (b'{"entity": {"flight_id": "x"}, "explain": 1}', "not a method"),
@@ -69,6 +63,12 @@ def running(tmp_path_factory: pytest.TempPathFactory, server: ModelServer) -> It
         (b'{"entity": {"flight_id": "a\\nb"}}', "printable"),
         (b'{"entity": {"flight_id": "' + b"x" * 300 + b'"}}', "1 to 256"),
         (b'{"features": []}', "features is a list"),
+        (b'{"event": {"origin": "JFK"}, "entity": {"flight_id": "x"}}', "exactly one of entity, features and event"),
+        (b'{"event": []}', "event is a list"),
+        (b'{"event": {}}', "no field with a value"),
+        (b'{"event": {"origin": null}}', "no field with a value"),
+        (b'{"event": {"orgin": "JFK"}}', "no field 'orgin'"),
+        (b'{"event": {"origin": ["JFK"]}}', "origin is a list"),
         (b'{"features": {}}', "missing features: distance"),
         (b'{"features": {"origin": "JFK"}}', "missing features: distance"),
         (b'{"features": {"distance": null}}', "missing features: distance"),

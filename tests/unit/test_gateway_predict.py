@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,18 @@ def test_raw_features_become_tensors_and_odd_ones_are_flagged(running: Running, 
     assert sent["weekday"] == {"name": "weekday", "datatype": "BYTES", "shape": [1], "data": ["3"]}
     assert sent["recent_flights"]["shape"] == [1, 2, 4]
     assert "seats" not in sent
+
+
+def test_an_event_is_passed_on_as_it_is(running: Running, transformer: ModelServer, explainer: ModelServer) -> None:
+    event = {"flight_id": "x", "origin": "JFK", "distance": 2475, "scheduled_departure": "2013-12-01T12:00:00Z"}
+    answer = running.predict({"event": {**event, "seats": None}, "explain": True})
+    assert answer.status == 200
+    assert answer.json()["as_of"] == "2013-12-01T00:00:00Z"
+    (tensor,) = json.loads(transformer.requests[0][2])["inputs"]
+    assert (tensor["name"], tensor["datatype"], tensor["shape"]) == ("event", "BYTES", [1])
+    assert json.loads(tensor["data"][0]) == event
+    assert json.loads(explainer.requests[0][2])["instances"] == [{"event": event}]
+    until(lambda: {"event": event} in [getattr(row, "entity", None) for row in running.sink.rows.values()])
 
 
 def test_out_of_range_can_be_refused(tmp_path: Path, transformer: ModelServer) -> None:
@@ -187,6 +200,25 @@ def test_a_late_model_server_is_504_and_the_caller_may_be_stricter(running: Runn
     assert answer.status == 504
     assert answer.json()["title"] == "Deadline exceeded"
     assert int(transformer.requests[0][1]["x-request-deadline-ms"]) <= 150
+
+
+def test_callers_in_a_hurry_do_not_shut_the_others_out(running: Running, transformer: ModelServer) -> None:
+    transformer.delay = 0.2
+    for _ in range(10):
+        assert running.predict(headers={"X-Request-Deadline-Ms": "20"}).status == 504
+    assert running.predict().status == 200
+
+
+def test_servers_that_never_answer_are_given_up_and_then_left_alone(tmp_path: Path) -> None:
+    level = {"latency_p99": "100ms", "availability": 0.999, "deadline": "200ms"}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with gateway(tmp_path, lambda: [deployment(url, url, service_level=level)]) as running:
+            answers = [running.predict() for _ in range(6)]
+    assert [answer.status for answer in answers] == [504] * 5 + [503]
+    assert answers[0].json()["type"] == "urn:fasttrack:problem:deadline-exceeded"
+    assert "did not answer in time" in answers[0].json()["detail"]
+    assert answers[0].headers["retry-after"] == "1"
 
 
 def test_rows_tell_what_was_answered_and_to_whom(running: Running) -> None:

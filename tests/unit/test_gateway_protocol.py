@@ -13,12 +13,6 @@ from tests.unit.gateway_harness import ModelServer, Running, deployment, gateway
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ModelServer]:
-    with model_server() as it:
-        yield it
-
-
-@pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, server: ModelServer) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("gateway")
     limits: dict[str, Any] = {
@@ -80,7 +74,7 @@ def test_a_slow_body_is_answered_with_408(running: Running, server: ModelServer)
 
 
 def test_blank_lines_do_not_keep_a_connection(running: Running) -> None:
-    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
     with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
         connection.sendall(request)
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
@@ -102,7 +96,7 @@ def test_a_fast_client_does_not_notice_the_slow_ones(running: Running) -> None:
 
 
 def test_connections_are_kept_alive_and_pipelined_requests_answered_in_order(running: Running) -> None:
-    one = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    one = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
     last = b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     answer = running.raw(one + one + last)
     assert [line[9:12] for line in answer.split(b"HTTP/1.1 ")[1:]] != []
@@ -113,19 +107,19 @@ def test_connections_are_kept_alive_and_pipelined_requests_answered_in_order(run
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
-        (b"GET /healthz HTTP/1.1\r\n\r\n", 400),
-        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n", 400),
         (b"GARBAGE\r\n\r\n", 400),
-        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX : b\r\n\r\n", 400),
-        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX\x00: b\r\n\r\n", 400),
-        (b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        (b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
-        (b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 6000 + b"\r\n\r\n", 431),
-        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 6000, 431),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\nX : b\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\nX\x00: b\r\n\r\n", 400),
+        (b"POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
+        (b"POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 6000 + b"\r\n\r\n", 431),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 6000, 431),
         (b"GET /" + b"y" * 6000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431),
-        (b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 30 + b"\r\n", 431),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 30 + b"\r\n", 431),
     ],
 )
 def test_malformed_requests(running: Running, request_: bytes, status: int) -> None:

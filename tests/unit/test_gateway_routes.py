@@ -14,9 +14,9 @@ import pytest
 
 from api_gateway.edge import GuardedRoute
 from fasttrack.errors import ConfigurationError
-from tests.unit.gateway_harness import ENTITY, ModelServer, Running, deployment, gateway, model_server
+from tests.unit.gateway_harness import ENTITY, ModelServer, Running, deployment, gateway
 
-PUBLIC = {"/healthz", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
+PUBLIC = {"/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
 ROUTES: dict[str, tuple[str, str, Any]] = {
     "predict": ("POST", "/v1/usecases/flights/predict", ENTITY),
     "explain": ("POST", "/v1/usecases/flights/explain", ENTITY),
@@ -34,12 +34,6 @@ ROLES = {
     "unknown-role": set(),
     "": set(),
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ModelServer]:
-    with model_server() as it:
-        yield it
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +173,7 @@ def test_v2_errors_speak_both_dialects(running: Running, server: ModelServer) ->
 
 
 def test_open_routes_tell_how_things_stand(running: Running) -> None:
-    assert running.ask("GET", "/healthz").json() == {"status": "ok"}
+    assert running.ask("GET", "/livez").json() == {"status": "ok"}
     ready = running.ask("GET", "/readyz")
     assert ready.status == 200
     assert ready.json()["status"] == "degraded"
@@ -202,12 +196,12 @@ def test_not_ready_before_the_registry_has_answered(tmp_path: Path) -> None:
         assert ready.status == 503
         assert "registry" in ready.json()["checks"]["deployments"]
         assert running.ask("GET", "/v2/health/ready").status == 503
-        assert running.ask("GET", "/healthz").status == 200
+        assert running.ask("GET", "/livez").status == 200
 
 
 def test_methods_and_paths(running: Running) -> None:
-    assert running.ask("HEAD", "/healthz").status == 200
-    assert running.ask("HEAD", "/healthz").body == b""
+    assert running.ask("HEAD", "/livez").status == 200
+    assert running.ask("HEAD", "/livez").body == b""
     options = running.ask("OPTIONS", "/v1/usecases/flights/predict")
     assert (options.status, options.headers["allow"]) == (204, "OPTIONS, POST")
     assert running.ask("DELETE", "/v1/usecases/flights/predict").status == 405
@@ -217,7 +211,7 @@ def test_methods_and_paths(running: Running) -> None:
 
 
 def test_security_headers_are_on_every_answer(running: Running) -> None:
-    for path in ("/healthz", "/nothing", "/v1/usecases", "/docs"):
+    for path in ("/livez", "/nothing", "/v1/usecases", "/docs"):
         headers = running.ask("GET", path).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cache-control"] == "no-store"

@@ -14,10 +14,12 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from fasttrack.errors import NotFoundError, StorageError
+from fasttrack.errors import ConfigurationError, NotFoundError, StorageError
 from fasttrack.lake import append as append_module
 from fasttrack.lake.append import Fenced, Ledger
-from fasttrack.lake.tables import ensure, load, read
+from fasttrack.lake.tables import ensure, load, raw_path, read
+from fasttrack.settings import Settings
+from tests.unit.ingest_usecase import usecase
 
 SCHEMA = pa.schema([("name", pa.string()), ("number", pa.int64())])
 APP = "cluster:topic:0"
@@ -163,6 +165,12 @@ def test_a_gap_in_the_log_is_read_again(table: str, monkeypatch: pytest.MonkeyPa
     assert load(table).version() == 1
     assert naps
     assert second.exists()
+
+
+@pytest.mark.parametrize("name", ["a[b", "a]b", "a\\b", "a%20b"])
+def test_a_folder_that_the_delta_library_would_take_for_another_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="can't hold Delta tables"):
+        raw_path(Settings(lake=str(tmp_path / name)), usecase("shop"), "placed")
 
 
 def test_a_missing_table_is_not_found(tmp_path: Path) -> None:

@@ -129,8 +129,24 @@ def test_the_launcher_drops_only_the_missing_module(tmp_path: Path, monkeypatch:
     fake.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
     fake.chmod(0o755)
     monkeypatch.setattr("fasttrack.local.jvm.java", lambda: fake)
-    command = [str(java_home() / "bin" / "java"), "-Da=b c", "--add-modules=jdk.incubator.vector", "", "Main", "$x"]
+    launcher = str(java_home() / "bin" / "java")
+    command = [launcher, "-Da=b c", "--add-modules=jdk.incubator.vector", "", "Main", "$x"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "<-Da=b c><><Main><$x>"
+
+
+def test_the_launcher_gives_spark_a_class_path_that_an_archive_can_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTTRACK_CACHE", str(tmp_path))
+    fake = tmp_path / "java"
+    fake.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
+    fake.chmod(0o755)
+    monkeypatch.setattr("fasttrack.local.jvm.java", lambda: fake)
+    home = "/a b/pyspark"
+    path = f"/delta 1.jar:{home}/conf:{home}/jars/slf4j-api-2.0.17.jar:{home}/jars/*"
+    command = [str(java_home() / "bin" / "java"), "-cp", path, "-Dx=a:b", "Main"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == f"<-cp></delta 1.jar:{home}/jars/*><-Dx=a:b><Main>"
 
 
 def test_java_trusts_what_python_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

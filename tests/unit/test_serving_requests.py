@@ -11,7 +11,7 @@ import orjson
 import pytest
 import yaml
 
-from fasttrack.errors import ConfigurationError, IntegrityError, InvalidRequestError, UnavailableError
+from fasttrack.errors import ConfigurationError, DeadlineError, IntegrityError, InvalidRequestError
 from fasttrack.serving.flags import parse
 from fasttrack.serving.rows import RawReader
 from fasttrack.serving.signature import Signature
@@ -152,12 +152,40 @@ def test_instances_are_keys_or_features():
     assert READER.instances([{"size": 1}, {"colour": "red"}]).columns == {"colour": [None, "red"], "size": [1, None]}
 
 
+EVENTS = [{"size": 1}, {"colour": "red"}]
+
+
+def test_events_are_read_by_row():
+    texts = from_values("event", "BYTES", (2,), [orjson.dumps(event).decode() for event in EVENTS])
+    assert READER.tensors(InferenceCall({"event": texts})).events == EVENTS
+    assert READER.instances([{"event": event} for event in EVENTS]).events == EVENTS
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"size": NaN}'])
+def test_what_is_no_event_is_refused(text):
+    with pytest.raises(InvalidRequestError, match="event: it is not"):
+        READER.tensors(InferenceCall({"event": from_values("event", "BYTES", (1,), [text])}))
+
+
+def test_a_use_case_may_have_a_feature_called_event():
+    feature = {"name": "event", "role": "numeric", "nullable": True}
+    reader = RawReader(Signature.parse(orjson.dumps({**DOCUMENT, "features": [feature]})), 4)
+    assert reader.instances([{"event": 3}]).columns == {"event": [3]}
+
+
+def test_events_are_few():
+    with pytest.raises(InvalidRequestError, match="up to 64"):
+        RawReader(SIGNATURE, 4096).instances([{"event": {}}] * 65)
+
+
 @pytest.mark.parametrize(
     ("instances", "told"),
     [
         ([], "0 instances"), ([{}] * 5, "5 instances"), ([3], "not an object"), ([{}], "empty"),
         ([{"shop": "a"}], "'thing' is missing"), ([{"shop": 1, "thing": "a"}], "not a string"),
         ([{"weight": 1}], "no feature 'weight'"), ([{"size": 1}, {"shop": "a", "thing": "b"}], "mixed"),
+        ([{"size": 1}, {"event": {}}], "mixed"), ([{"size": 1, "event": {}}], "no feature 'event'"),
+        ([{"event": "x"}], "not JSON"), ([{"event": 3}], "not an object"),
     ],
 )  # fmt: skip
 def test_instances_that_do_not_fit_are_refused(instances, told):
@@ -166,11 +194,11 @@ def test_instances_that_do_not_fit_are_refused(instances, told):
 
 
 def test_a_trace_is_continued():
-    context = RequestContext.read({"traceparent": f"00-{'a' * 32}-{'b' * 16}-00", "x-request-timeout-ms": "1500"})
+    context = RequestContext.read({"traceparent": f"00-{'a' * 32}-{'b' * 16}-00", "x-request-deadline-ms": "1500"})
     assert context.trace_id == "a" * 32
     assert re.fullmatch(f"00-{'a' * 32}-{context.span_id}-00", context.outgoing()["traceparent"])
     assert context.span_id != "b" * 16
-    assert 0 < int(context.outgoing()["x-request-timeout-ms"]) <= 1500
+    assert 0 < int(context.outgoing()["x-request-deadline-ms"]) <= 1500
 
 
 @pytest.mark.parametrize(
@@ -184,10 +212,18 @@ def test_a_broken_trace_is_replaced(header):
 
 
 def test_a_passed_deadline_stops_the_work():
-    RequestContext.read({"x-request-timeout-ms": "60000"}).check()
-    RequestContext.read({"x-request-timeout-ms": "soon"}).check()
-    with pytest.raises(UnavailableError, match="deadline"):
+    RequestContext.read({"x-request-deadline-ms": "60000"}).check()
+    RequestContext.read({"x-request-deadline-ms": "soon"}).check()
+    with pytest.raises(DeadlineError, match="deadline"):
         RequestContext("a" * 32, "b" * 16, expires=time.monotonic() - 1).check()
+
+
+def test_gateway_and_servers_mean_the_same_header():
+    # Neither may import the other.
+    from api_gateway import upstream
+    from fasttrack.serving import trace
+
+    assert upstream.DEADLINE_HEADER == trace.DEADLINE_HEADER
 
 
 def test_servers_listen_on_loopback_unless_told(monkeypatch):
@@ -226,6 +262,16 @@ def test_the_manifests_use_flags_that_there_are(role, container):
     if role == "transformer":
         assert options.predictor_protocol == "v2"
         assert options.predictor_host.endswith("-predictor:80")
+
+
+def test_the_manifest_names_one_package_everywhere():
+    text = (ROOT / "kserve/inferenceservice.yaml").read_text()
+    predictor = yaml.safe_load(text)["spec"]["predictor"]["model"]
+    digest = predictor["storageUri"].rpartition("/")[2].replace("-", ":")
+    assert predictor["args"] == [f"--digest={digest}"]
+    options = [parse(role, container["args"]) for role, container in containers() if role != "predictor"]
+    assert [found.digest for found in options] == [digest, digest]
+    assert set(re.findall("sha256.([0-9a-f]+)", text)) == {digest.removeprefix("sha256:")}
 
 
 def test_the_kserve_folder_does_not_shadow_the_sdk():

@@ -8,7 +8,7 @@ import pytest
 
 from fasttrack.errors import ConfigurationError
 from fasttrack.tuning import katib
-from fasttrack.tuning.search import _suggest
+from fasttrack.tuning.search import _pruner, _suggest
 from fasttrack.tuning.space import ARCHITECTURE, architectures, select, space
 from tests.unit.learning_table import usecase
 
@@ -113,3 +113,13 @@ def test_algorithm_and_early_stopping_follow_the_use_case() -> None:
     assert stopping is not None
     assert stopping["algorithmName"] == "medianstop"
     assert katib.early_stopping(usecase(tuning={"early_stopping": "none"})) is None
+
+
+def test_katib_and_optuna_stop_early_after_as_many_trials() -> None:
+    stopping, pruner = katib.early_stopping(usecase()), _pruner(usecase())
+    assert stopping is not None
+    settings = {setting["name"]: setting["value"] for setting in stopping["algorithmSettings"]}
+    assert isinstance(pruner, optuna.pruners.MedianPruner)
+    assert settings["min_trials_required"] == str(pruner._n_startup_trials)
+    # Katib counts the steps of a trial from 1, Optuna from 0.
+    assert settings["start_step"] == str(pruner._n_warmup_steps + 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,6 @@ import pyarrow as pa
 
 from fasttrack.errors import ConfigurationError, UnavailableError
 from fasttrack.features.plan import PREDICTION_TIME, EntityPlan, entity_plans, field_definitions, table_schema
-from fasttrack.lake.tables import root
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 
@@ -41,10 +42,6 @@ class View:
     name: str
     keys: tuple[str, ...]
     schema: pa.Schema
-
-    def references(self) -> list[str]:
-        """The columns as Feast names them: ``view:column``."""
-        return [f"{self.name}:{name}" for name in self.schema.names]
 
 
 def plans(usecase: UseCase) -> list[EntityPlan]:
@@ -78,6 +75,33 @@ def foreign_keys(usecase: UseCase) -> list[str]:
     return [key for key in dict.fromkeys(k for plan in plans(usecase) for k in plan.keys) if key not in own]
 
 
+def project(usecase: UseCase) -> str:
+    """Feast's name of the use case's project; part of each key in Redis."""
+    return usecase.name.replace("-", "_")
+
+
+def load_feast() -> None:
+    """Import Feast, which takes seconds; no other thread may import torch meanwhile. A second call costs nothing.
+
+    It is spared what it doesn't need here: torch (for images, if it is installed), and the rewriting of its own
+    functions for type checks at run time, together three quarters of the time.
+    """
+    if "feast" in sys.modules:
+        return
+    import typeguard
+
+    torch, typechecked = sys.modules.get("torch"), typeguard.typechecked
+    if torch is None:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to make an import fail
+    typeguard.typechecked = lambda target=None, **_: (lambda given: given) if target is None else target  # type: ignore[assignment]
+    try:
+        import feast  # noqa: F401
+    finally:
+        typeguard.typechecked = typechecked
+        if torch is None:
+            sys.modules.pop("torch", None)
+
+
 def feature_store(usecase: UseCase, settings: Settings, registry: Path) -> FeatureStore:
     """A Feast store whose registry file holds the use case's definitions.
 
@@ -90,10 +114,11 @@ def feature_store(usecase: UseCase, settings: Settings, registry: Path) -> Featu
         ConfigurationError: the Redis URL can't be used.
         UnavailableError: Redis doesn't answer.
     """
+    load_feast()
     from feast import Entity, FeatureStore, RepoConfig, ValueType
 
     config = RepoConfig(
-        project=usecase.name.replace("-", "_"),
+        project=project(usecase),
         provider="local",
         registry={"registry_type": "file", "path": str(registry), "cache_ttl_seconds": 0},
         online_store={
@@ -120,6 +145,8 @@ def _feast_view(usecase: UseCase, settings: Settings, view: View, entities: dict
     from feast import FeatureView, Field, FileSource
     from feast.types import Array, Float64, Int64, String
 
+    from fasttrack.lake.tables import root  # readers of the online store have no Delta library
+
     kinds = {pa.float64(): Float64, pa.string(): String, pa.int64(): Int64, pa.int32(): Int64}
     columns = [Field(name=f.name, dtype=kinds.get(f.type, Array(Float64))) for f in view.schema]
     # Feast asks for an offline source; ours is the feature table, which training reads without Feast.
@@ -144,6 +171,10 @@ def connection_string(url: str) -> str:
         ConfigurationError: the URL is not ``redis://`` or ``rediss://``, or has an option that Feast can't take.
     """
     parts = urlsplit(url)
+    try:
+        port = parts.port or 6379
+    except ValueError:  # the message would show what stands there: a part of a password that wasn't quoted
+        raise ConfigurationError("the port of the Redis URL isn't a number.", where="FASTTRACK_REDIS") from None
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         raise ConfigurationError(
             f"not a Redis URL: {parts.scheme}://{parts.hostname or ''}.", where="FASTTRACK_REDIS",
@@ -151,16 +182,20 @@ def connection_string(url: str) -> str:
         )  # fmt: skip
     options = dict(parse_qsl(parts.query))
     if parts.path.strip("/"):
-        options["db"] = parts.path.strip("/")
+        options.setdefault("db", parts.path.strip("/"))  # redis-py, too, lets the option win
+    if not options.get("db", "0").isdecimal():
+        raise ConfigurationError("the database of the Redis URL isn't a number.", where="FASTTRACK_REDIS")
     if parts.username:
         options["username"] = unquote(parts.username)
     if parts.password:
         options["password"] = unquote(parts.password)
+    # Feast reads each option as JSON if it can; unquoted, the password 1e3 would become 1000.0.
+    options |= {name: json.dumps(options[name]) for name in ("username", "password") if name in options}
     if parts.scheme == "rediss":
         options["ssl"] = "true"
     if any("," in value for value in options.values()):
         raise ConfigurationError("the Redis URL has a comma, which Feast can't take.", where="FASTTRACK_REDIS")
-    return ",".join([f"{parts.hostname}:{parts.port or 6379}", *(f"{key}={value}" for key, value in options.items())])
+    return ",".join([f"{parts.hostname}:{port}", *(f"{key}={value}" for key, value in options.items())])
 
 
 @contextmanager
@@ -175,8 +210,9 @@ def redis_errors(settings: Settings) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
+        parts = urlsplit(settings.redis)
         raise UnavailableError(
             f"the online store doesn't answer: {error}",
-            where=urlsplit(settings.redis)._replace(netloc=urlsplit(settings.redis).netloc.rpartition("@")[2]).geturl(),
+            where=parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl(),
             fix="Start it (`fasttrack up`), or correct FASTTRACK_REDIS.",
         ) from error
