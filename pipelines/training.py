@@ -20,13 +20,16 @@ from components.report.component import report
 from components.train.component import train
 from components.tune.component import tune
 from components.validate.component import validate
-from fasttrack.steps.frame import ACCEPTED, REFUSED
+from fasttrack.kubeflow import pods
+from fasttrack.steps.frame import ACCEPTED, REFUSED, RUN_ID
 
-#: The ConfigMap and the Secret of a namespace that hold the FASTTRACK_* variables of the steps.
-CONFIG_MAP = "fasttrack-settings"
-SECRET = "fasttrack-secrets"  # noqa: S105 - the name of an object
 _PLAIN = ("KAFKA", "SCHEMA_REGISTRY", "LAKE", "PACKAGES", "RUNS", "GATEWAY", "SIGNING_KEY", "VERIFY_KEY")
 _SECRET = ("POSTGRES", "REDIS")
+#: Which steps see which key: nobody but the step that signs packages can read the private one.
+_KEYS = {
+    pods.SIGNING_KEY: (pods.SIGNING_PATH, ("register",)),
+    pods.VERIFY_KEY: (pods.VERIFY_PATH, ("register", "publish")),
+}
 
 
 def training(name: str, rounds: int) -> dsl.base_component.BaseComponent:
@@ -37,11 +40,12 @@ def training(name: str, rounds: int) -> dsl.base_component.BaseComponent:
         rounds: how often a model is tuned and judged before the run fails.
 
     Returns:
-        A pipeline with the parameters ``usecase`` (YAML text) and ``run_id`` (a name for the run's records).
+        A pipeline with the parameters ``usecase`` (YAML text) and ``run_id`` (a name for the run's records; on a
+        cluster, the id of KFP's run by default).
     """
 
     @dsl.pipeline(name=f"{name}-training", description=f"Train, judge and publish a model of the use case {name}.")
-    def pipeline(usecase: str, run_id: str) -> None:
+    def pipeline(usecase: str, run_id: str = "") -> None:
         with dsl.ExitHandler(_settle(report(usecase=usecase, run_id=run_id)), name="run"):
             drained = _settle(drain(usecase=usecase, run_id=run_id))
             checked = _settle(validate(usecase=usecase, run_id=run_id, lake=drained.outputs["Output"]))
@@ -81,11 +85,17 @@ def _round(number: int, rounds: int, given: Given) -> None:
 
 
 def _settle(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """What every task has: no cache of KFP's (steps know themselves what is still good) and the settings."""
+    """What every task has: no cache of KFP's (steps know themselves what is still good), settings, keys, the volume."""
     task.set_caching_options(False)
+    step = task.component_spec.name
     task.platform_config["kubernetes"] = {
-        "configMapAsEnv": [_variables("configMapName", CONFIG_MAP, "configMapKey", _PLAIN)],
-        "secretAsEnv": [_variables("secretName", SECRET, "secretKey", _SECRET)],
+        "configMapAsEnv": [_variables("configMapName", pods.SETTINGS, "configMapKey", _PLAIN)],
+        "secretAsEnv": [_variables("secretName", pods.SECRETS, "secretKey", _SECRET)],
+        "secretAsVolume": [_key(secret, path) for secret, (path, steps) in _KEYS.items() if step in steps],
+        "pvcMount": [_claim(pods.DATA, pods.DATA_PATH)],
+        # KFP puts its run's id on every pod; schedules give no other name.
+        "fieldPathAsEnv": [{"name": RUN_ID, "fieldPath": "metadata.labels['pipeline/runid']"}],
+        "securityContext": {"runAsUser": pods.USER, "runAsGroup": pods.USER, "runAsNonRoot": True},
     }
     return task
 
@@ -93,3 +103,13 @@ def _settle(task: dsl.PipelineTask) -> dsl.PipelineTask:
 def _variables(of: str, name: str, key: str, words: tuple[str, ...]) -> dict[str, object]:
     variables = [f"FASTTRACK_{word}" for word in words]
     return {of: name, "optional": True, "keyToEnv": [{key: variable, "envVar": variable} for variable in variables]}
+
+
+def _key(secret: str, path: str) -> dict[str, object]:
+    # KFP reads the parameter; its older versions read the plain name.
+    constant = {"runtimeValue": {"constant": secret}}
+    return {"secretName": secret, "secretNameParameter": constant, "mountPath": path, "optional": False}
+
+
+def _claim(name: str, path: str) -> dict[str, object]:
+    return {"constant": name, "pvcNameParameter": {"runtimeValue": {"constant": name}}, "mountPath": path}

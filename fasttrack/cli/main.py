@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fasttrack import __version__
-from fasttrack.cli import data, models, pipeline, platform, serving, usecase
+from fasttrack.cli import cluster, data, models, pipeline, platform, serving, submit, usecase
 from fasttrack.cli.output import Options
 from fasttrack.errors import FastTrackError
 from fasttrack.progress import note
@@ -31,7 +31,8 @@ app = typer.Typer(
         "`fasttrack predict`. Every command takes `--json`, `--debug` and `--home DIR`, before or after its name.\n\n"
         "Exit codes: 0 done, 2 wrong use or configuration, 3 a server does not answer, 4 integrity, "
         "5 data would be lost, 6 storage, 7 data quality, 8 refused by the gate, 9 conflict, 10 not found, "
-        "11 invalid request, 12 not allowed, 13 too many requests, 14 a step failed, 130 interrupted."
+        "11 invalid request, 12 not allowed, 13 too many requests, 14 a step failed, 15 `plan --exit-code` and "
+        "`diff --exit-code` found something to change, 130 interrupted."
     ),
 )
 
@@ -47,7 +48,7 @@ def _global_options(
     context.obj = Options(home=folder, json=json, debug=debug)
 
 
-for room in (platform, data, pipeline, models, serving, usecase):
+for room in (platform, data, pipeline, submit, cluster, models, serving, usecase):
     room.register(app)
 
 

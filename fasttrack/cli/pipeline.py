@@ -48,13 +48,50 @@ def demo(
 
 def compile(
     context: typer.Context,
+    usecase_file: Annotated[Path | None, typer.Argument(metavar="[USECASE]", help="Use-case file.")] = None,
     usecase: UseCaseFile = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("compiled"),
     registry: Annotated[str, typer.Option(help="Image registry to prefix, such as registry.example.com/team.")] = "",
     namespace: Annotated[str, typer.Option(help="Namespace of the objects.")] = "fasttrack",
+    gpus: Annotated[bool, typer.Option("--gpus", help="Train and predict on GPUs.")] = False,
+    executors: Annotated[int, typer.Option(help="Most Spark executors at a time.", min=1, max=1000)] = 4,
+    replicas: Annotated[str, typer.Option(help="Least and most pods that predict, such as 2-8.")] = "2-8",
+    autoscaler: Annotated[str, typer.Option(help="Who scales the servers: hpa, keda or none.")] = "hpa",
+    retrain: Annotated[str, typer.Option(help="Run the pipeline on this cron schedule (UTC).")] = "",
+    refresh: Annotated[str, typer.Option(help="Build the features on this cron schedule (UTC).")] = "",
+    kafka: Annotated[str, typer.Option(help="Name of the Strimzi Kafka, as NAMESPACE/NAME or NAME.")] = "kafka",
+    kafka_replicas: Annotated[int, typer.Option(help="Copies of each partition.", min=1, max=32767)] = 3,
+    gateway: Annotated[str, typer.Option(help="Gateway for callers, as NAMESPACE/NAME or NAME.")] = "fasttrack",
+    hostname: Annotated[str, typer.Option(help="Name that callers use.")] = "",
+    graph: Annotated[str, typer.Option(help="Namespace for an InferenceGraph; it can't enforce `restricted`.")] = "",
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="Leave out kafka, monitoring, route or schedules; may be given again.")
+    ] = None,
 ) -> None:
-    """Write what a cluster needs: KFP IR, Pipeline and PipelineVersion objects, the Katib Experiment."""
-    from fasttrack.kubeflow.compile import compile_usecase
+    """Write what a cluster needs, checked without one: pipeline, jobs, servers, topics, monitors, routes, schedules.
 
-    paths = compile_usecase(usecase or default_usecase(), output, registry=registry, namespace=namespace)
+    Applying the folder starts nothing: what a run starts is written suspended.
+    """
+    from fasttrack.kubeflow.compile import compile_usecase
+    from fasttrack.kubeflow.objects import Options, scaling, split_name
+
+    kafka_namespace, kafka_cluster = split_name(kafka, "--kafka")
+    gateway_namespace, gateway_name = split_name(gateway, "--gateway")
+    chosen = Options(
+        gpus=gpus,
+        executors=executors,
+        scaling=scaling(replicas, autoscaler),
+        retrain=retrain,
+        refresh=refresh,
+        kafka_cluster=kafka_cluster,
+        kafka_namespace=kafka_namespace,
+        kafka_replicas=kafka_replicas,
+        gateway=gateway_name,
+        gateway_namespace=gateway_namespace,
+        hostname=hostname,
+        graph_namespace=graph,
+        leave_out=tuple(leave_out or ()),
+    )
+    path = usecase_file or usecase or default_usecase()
+    paths = compile_usecase(path, output, registry=registry, namespace=namespace, options=chosen)
     show(context, [str(path) for path in paths], "\n".join(str(path) for path in paths))

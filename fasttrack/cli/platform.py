@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fasttrack.cli.cluster import doctor_cluster
 from fasttrack.cli.output import options, show, table
 
 
@@ -50,8 +52,18 @@ def status(context: typer.Context) -> None:
         raise typer.Exit(3)
 
 
-def doctor(context: typer.Context) -> None:
-    """Check this machine and the platform; say what to mend."""
+def doctor(
+    context: typer.Context,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Check the cluster of the kubeconfig instead.")] = False,
+    usecase: Annotated[Path | None, typer.Option(help="With --cluster: the use case that it has to take.")] = None,
+    registry: Annotated[str, typer.Option(help="With --cluster: the image registry.")] = "",
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="With --cluster: the namespace.")] = "fasttrack",
+    kube: Annotated[str | None, typer.Option("--context", help="With --cluster: context of the kubeconfig.")] = None,
+) -> None:
+    """Check this machine and the platform, or a cluster; say what to mend."""
+    if cluster:
+        doctor_cluster(context, usecase, registry=registry, namespace=namespace, cluster=kube)
+        return
     from fasttrack.local.doctor import examine
 
     findings = examine(options(context).home)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,50 +11,61 @@ from typing import Any
 import orjson
 import yaml
 
-import fasttrack
 from fasttrack.errors import ConfigurationError, StorageError
+from fasttrack.kubeflow import pods
 from fasttrack.kubeflow.definitions import training_pipeline
-from fasttrack.kubeflow.experiment import experiment, usecase_object
+from fasttrack.kubeflow.images import PREFIX, image
+from fasttrack.kubeflow.names import usecase_object
+from fasttrack.kubeflow.objects import Options, documents
+from fasttrack.kubeflow.pods import NAMESPACE
 from fasttrack.kubeflow.substrates import require_both
+from fasttrack.kubeflow.validation import check
 from fasttrack.usecase import UseCase, dump, load
 
-NAMESPACE = "fasttrack"
+__all__ = ["NAMESPACE", "Options", "canonical_text", "compile_usecase", "image", "render"]
 
-_PREFIX = "fasttrack/"
 _HEAD = "# Made by `fasttrack compile` from the use case {name}; change that and compile again.\n"
 
 
 def compile_usecase(
-    usecase_path: str | Path, out_dir: str | Path, *, registry: str = "", namespace: str = NAMESPACE
+    usecase_path: str | Path,
+    out_dir: str | Path,
+    *,
+    registry: str = "",
+    namespace: str = NAMESPACE,
+    options: Options | None = None,
 ) -> list[Path]:
     """Write everything that a cluster needs for a use case.
 
     Objects for ``kubectl apply -f OUT`` lie in `out_dir` itself; what goes to KFP's API lies in ``kfp/`` below it,
-    where kubectl doesn't look.
+    where kubectl doesn't look. Applying the folder starts nothing: what a run starts is written suspended.
 
     Args:
         usecase_path: the use-case file.
         out_dir: a folder, made if it isn't there.
-        registry: what stands before the steps' images: ``<registry>/fasttrack/<step>:<version>``.
+        registry: what stands before the images: ``<registry>/fasttrack/<deployable>:<version>``.
         namespace: the namespace of the objects.
+        options: what the use case doesn't say: schedules, replicas, the names of the cluster's parts.
 
     Returns:
         The files, in order of their names.
 
     Raises:
         UseCaseError: the use case is malformed.
-        ConfigurationError: the pipeline has a construct that one side can't run, or a name can't be used.
+        ConfigurationError: the pipeline has a construct that one side can't run, or a cluster would refuse an object.
         StorageError: a file can't be written.
     """
     usecase = load(usecase_path)
-    contents = render(usecase, registry=registry, namespace=namespace)
+    contents = render(usecase, registry=registry, namespace=namespace, options=options)
     folder = Path(out_dir)
     for name, text in contents.items():
         _write(folder / name, text)
     return [folder / name for name in contents]
 
 
-def render(usecase: UseCase, *, registry: str = "", namespace: str = NAMESPACE) -> dict[str, str]:
+def render(
+    usecase: UseCase, *, registry: str = "", namespace: str = NAMESPACE, options: Options | None = None
+) -> dict[str, str]:
     """The files of a use case by name, as `compile_usecase` writes them.
 
     Raises:
@@ -64,21 +76,19 @@ def render(usecase: UseCase, *, registry: str = "", namespace: str = NAMESPACE) 
     whole, version = _manifests(pipeline, usecase, namespace)
     spec, platform = version["spec"]["pipelineSpec"], version["spec"]["platformSpec"]
     require_both(spec)
+    made = {
+        "pipeline.yaml": [whole, version],
+        "usecase.yaml": [_usecase(usecase, namespace)],
+        **documents(usecase, options or Options(), registry, namespace, version["metadata"]["name"]),
+    }
+    check([document for name in sorted(made) for document in made[name]], restricted=[namespace])
     contents = {
         "kfp/training.yaml": _yaml([spec, platform]),
         "kfp/usecase.json": orjson.dumps(dump(usecase), option=orjson.OPT_INDENT_2).decode() + "\n",
-        "pipeline.yaml": _yaml([whole, version]),
-        "experiment.yaml": _yaml([experiment(usecase, image=image(registry, "tune"), namespace=namespace)]),
-        "usecase.yaml": _yaml([_usecase(usecase, namespace)]),
+        **{name: _yaml(objects) for name, objects in made.items()},
     }
     head = _HEAD.format(name=usecase.name)
     return {n: text if n.endswith(".json") else head + text for n, text in sorted(contents.items())}
-
-
-def image(registry: str, step: str) -> str:
-    """The image of a step, of this version of the library."""
-    prefix = f"{registry.rstrip('/')}/" if registry else ""
-    return f"{prefix}{_PREFIX}{step}:{fasttrack.__version__}"
 
 
 def canonical_text(usecase: UseCase) -> str:
@@ -91,9 +101,9 @@ def _name_images(pipeline: Any, registry: str) -> None:
     """Components name their image without registry and version, which are known only here."""
     for executor in pipeline.pipeline_spec.deployment_spec["executors"].values():
         name = executor["container"]["image"]
-        if not name.startswith(_PREFIX):
-            raise ConfigurationError(f"a step has the image {name!r}.", fix=f"Name it {_PREFIX}<step>.")
-        executor["container"]["image"] = image(registry, name.removeprefix(_PREFIX))
+        if not name.startswith(PREFIX):
+            raise ConfigurationError(f"a step has the image {name!r}.", fix=f"Name it {PREFIX}<step>.")
+        executor["container"]["image"] = image(registry, name.removeprefix(PREFIX))
 
 
 def _manifests(pipeline: Any, usecase: UseCase, namespace: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -115,6 +125,8 @@ def _manifests(pipeline: Any, usecase: UseCase, namespace: str) -> tuple[dict[st
         whole, version = yaml.safe_load_all(path.read_text(encoding="utf-8"))
     content = orjson.dumps(version["spec"], option=orjson.OPT_SORT_KEYS)
     version["metadata"]["name"] += f"-{hashlib.sha256(content).hexdigest()[:10]}"
+    for document in (whole, version):
+        document["metadata"]["labels"] = pods.labels("pipeline", usecase)
     return whole, version
 
 
@@ -123,9 +135,13 @@ def _usecase(usecase: UseCase, namespace: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": usecase_object(usecase), "namespace": namespace},
-        "data": {"usecase.yaml": canonical_text(usecase)},
+        "metadata": pods.metadata(usecase_object(usecase), namespace, "usecase", usecase),
+        "data": {pods.USECASE_FILE: canonical_text(usecase)},
     }
+
+
+# Texts that Go's YAML reads as numbers or truth values where Python's doesn't: 1e-05 is one.
+_AMBIGUOUS = re.compile(r"[-+]?[0-9._]+([eE][-+]?[0-9]+)?|0[xXoObB][0-9a-fA-F_]+|[yYnN]|~")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -133,7 +149,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    style = "|" if "\n" in text else "'" if _AMBIGUOUS.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _text)

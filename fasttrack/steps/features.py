@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from fasttrack.features.job import build
-from fasttrack.features.online import materialize
-from fasttrack.features.online.definitions import load_feast
-from fasttrack.features.quality import check
 from fasttrack.steps.frame import step
+from fasttrack.steps.substrate import substrate
 
 
 @dataclass(frozen=True)
@@ -36,11 +32,8 @@ def features(usecase: str, run_id: str, lake: str) -> Table:
         UnavailableError: the online store does not answer.
     """
     with step("features", usecase, run_id) as at:
-        # Feast loads while Spark is waited for.
-        threading.Thread(target=load_feast, name="load-feast", daemon=True).start()
-        table = build(at.usecase, at.settings, versions=orjson.loads(lake))
-        at.record["table"] = asdict(table)
-        at.record["quality"] = asdict(check(at.usecase, table.path))
-        at.record["online"] = asdict(materialize(at.usecase, at.settings))
-        metadata = {"fingerprint": table.fingerprint, "rows": table.rows, "lake_versions": lake, "reused": table.reused}
-        return Table(str(table.path), metadata)
+        found = substrate().features(at, orjson.loads(lake))
+        at.record.update(found)
+        table = found["table"]
+        metadata = {name: table[name] for name in ("fingerprint", "rows", "reused")} | {"lake_versions": lake}
+        return Table(str(table["path"]), metadata)

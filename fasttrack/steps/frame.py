@@ -20,6 +20,8 @@ from fasttrack.usecase import UseCase, parse
 
 #: Process id of the local run that started this step; a step without its run ends itself.
 OWNER = "FASTTRACK_RUN_OWNER"
+#: Names the run where the pipeline was given no name, as by a schedule: on a cluster, the id of KFP's run.
+RUN_ID = "FASTTRACK_RUN_ID"
 #: What the gate answers; the pipeline's conditions compare with these words.
 ACCEPTED = "accepted"
 REFUSED = "refused"
@@ -34,6 +36,7 @@ class Step:
     """What a step has at hand.
 
     Attributes:
+        name: name of its record, with the round where it can run again.
         usecase: the use case of the run.
         settings: where the parts are.
         run_id: name of the run.
@@ -41,6 +44,7 @@ class Step:
         folder: the run's folder.
     """
 
+    name: str
     usecase: UseCase
     settings: Settings
     run_id: str
@@ -55,18 +59,18 @@ def step(name: str, usecase: str, run_id: str) -> Iterator[Step]:
     Args:
         name: name of the step's record, with the round where a step can run again: ``tune-2``.
         usecase: the use case as YAML text.
-        run_id: name of the run.
+        run_id: name of the run; see `named`.
 
     Raises:
         ConfigurationError: the run's name can't be a file name, or a setting is missing.
         UseCaseError: the use case is malformed.
     """
-    check_run_id(run_id)
+    run_id = named(run_id)
     _end_with_owner()
     parsed, settings = parse(usecase, "usecase"), Settings.from_environment()
     with runs.record(settings, parsed.name, run_id, name) as record:
         try:
-            yield Step(parsed, settings, run_id, record, runs.run_folder(settings, parsed.name, run_id))
+            yield Step(name, parsed, settings, run_id, record, runs.run_folder(settings, parsed.name, run_id))
         except BaseException as error:
             record.update(describe(error))
             raise
@@ -77,6 +81,17 @@ def describe(error: BaseException) -> dict[str, Any]:
     found: dict[str, Any] = {"error_type": type(error).__name__}
     if isinstance(error, FastTrackError):
         found |= {"what": error.what, "where": error.where, "fix": error.fix}
+    return found
+
+
+def named(run_id: str) -> str:
+    """The name of the run: the given one, else what ``FASTTRACK_RUN_ID`` says.
+
+    Raises:
+        ConfigurationError: as for `check_run_id`.
+    """
+    found = run_id or os.environ.get(RUN_ID, "")
+    check_run_id(found)
     return found
 
 

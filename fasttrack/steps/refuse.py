@@ -16,7 +16,7 @@ def refuse(usecase: str, run_id: str, rounds: int) -> NoReturn:
         GateError: always.
     """
     with step("refuse", usecase, run_id) as at:
-        records = read_records(at.settings, at.usecase.name, run_id)
+        records = read_records(at.settings, at.usecase.name, at.run_id)
         said = {str(number): records.get(f"gate-{number}", {}).get("reasons", []) for number in range(1, rounds + 1)}
         at.record["reasons"] = said
         told = "; ".join(f"round {number}: {' '.join(reasons)}" for number, reasons in said.items())

@@ -53,7 +53,7 @@ def register(usecase: str, run_id: str, lake: str, model: str, round: int) -> Re
         StorageError: the package can't be written.
     """
     with step("register", usecase, run_id) as at:
-        records = read_records(at.settings, at.usecase.name, run_id)
+        records = read_records(at.settings, at.usecase.name, at.run_id)
         _require_acceptance(records, round, str(at.folder))
         registry = Registry(at.settings.require("postgres"))
         registry.migrate()
@@ -65,7 +65,7 @@ def register(usecase: str, run_id: str, lake: str, model: str, round: int) -> Re
         found = registry.register_model(
             at.usecase.name,
             str(path),
-            metadata={"run_id": run_id, "round": round},
+            metadata={"run_id": at.run_id, "round": round},
             digest=made.digest,
             metrics=orjson.loads(files[METRICS]),
             lineage=traced,

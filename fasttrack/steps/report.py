@@ -9,7 +9,8 @@ from fasttrack import runs
 from fasttrack.errors import NotFoundError, StepError
 from fasttrack.progress import note
 from fasttrack.settings import Settings
-from fasttrack.steps.frame import ACCEPTED, REFUSED, check_run_id
+from fasttrack.steps.frame import ACCEPTED, REFUSED, named
+from fasttrack.steps.substrate import substrate
 from fasttrack.usecase import UseCase, parse
 
 Records = dict[str, dict[str, Any]]
@@ -36,8 +37,11 @@ def report(usecase: str, run_id: str, state: str, message: str = "") -> str:
     Raises:
         StepError: KFP calls the run a success, but a step that had to run left no record.
     """
-    check_run_id(run_id)
-    found = write_report(parse(usecase, "usecase"), Settings.from_environment(), run_id, state, message)
+    run_id = named(run_id)
+    parsed = parse(usecase, "usecase")
+    if left := substrate().sweep(run_id, parsed.name):
+        note(f"Left by steps that were killed, and removed: {', '.join(left)}")
+    found = write_report(parsed, Settings.from_environment(), run_id, state, message)
     note(_summary(found))
     if state == "SUCCEEDED" and found["status"] != SUCCEEDED:
         raise StepError(

@@ -8,6 +8,7 @@ import orjson
 
 from fasttrack.steps.frame import step
 from fasttrack.steps.reuse import fingerprint, place, recall, remember
+from fasttrack.steps.substrate import substrate
 
 _CODE = ("models", "tuning", "training", "gate")
 _SECTIONS = ("streams", "prediction", "label", "features", "split", "models", "tuning", "training", "gate")
@@ -44,11 +45,7 @@ def train(usecase: str, run_id: str, features: str, candidate: str, round: int) 
         key = fingerprint(at.usecase, "train", features, candidate, parts=_CODE, keys=_SECTIONS)
         folder = place(at, key)
         if recall(at, key) is None:
-            # Here, so that a fit that is reused doesn't wait for torch.
-            from fasttrack.training.fit import fit
-
-            # A fit that an earlier run broke off in this folder goes on from its last epoch.
-            made = fit(at.usecase, features, chosen["architecture"], chosen["parameters"], folder)
-            remember(at, key, {"candidate": chosen, "scores": made.scores, "curve": made.curve})
+            made = substrate().fit(at, features, chosen["architecture"], chosen["parameters"], folder)
+            remember(at, key, {"candidate": chosen, **made})
         at.record.update(candidate=chosen, model=str(folder))
         return Fitted(str(folder), {"architecture": chosen["architecture"], "parameters": candidate})

@@ -10,6 +10,7 @@ import orjson
 
 from fasttrack.steps.frame import Step, step
 from fasttrack.steps.reuse import code_digest, fingerprint, place, recall, remember
+from fasttrack.steps.substrate import substrate
 
 _CODE = ("models", "training", "tuning")
 _SECTIONS = ("streams", "prediction", "label", "features", "split", "models", "tuning", "training", "gate")
@@ -40,11 +41,7 @@ def tune(usecase: str, run_id: str, features: str, round: int) -> Choice:
         key = fingerprint(at.usecase, "tune", features, str(round), parts=_CODE, keys=_SECTIONS)
         found = recall(at, key)
         if found is None:
-            # Here, so that a search that is reused doesn't wait for torch.
-            from fasttrack.tuning.search import tune as search
-
-            result = search(at.usecase, features, round=round, storage=_trials(at))
-            found = remember(at, key, orjson.loads(orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY)))
+            found = remember(at, key, substrate().search(at, features, round, _trials(at)))
         at.record.update(found)
         candidate = {"architecture": found["architecture"], "parameters": found["parameters"]}
         text = orjson.dumps(candidate, option=orjson.OPT_SORT_KEYS).decode()

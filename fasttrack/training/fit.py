@@ -126,12 +126,11 @@ def _command(
     torchrun = [
         sys.executable,
         "-m",
-        "torch.distributed.run",
+        "fasttrack.training.loopback",
         "--nnodes=1",
         f"--nproc-per-node={usecase.training.workers}",
     ]
-    # A port of 0 lets the system choose: two fits on one machine don't collide.
-    torchrun += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1", "--max-restarts=0"]
+    torchrun += ["--rdzv-backend=loopback", "--local-addr=127.0.0.1", "--max-restarts=0"]
     features = str(features_path) if "://" in str(features_path) else str(Path(features_path).absolute())
     return [
         *torchrun,

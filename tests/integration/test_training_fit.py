@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -31,9 +32,15 @@ def workers_of(out: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if f"--out={out}" in words and "torch.distributed.run" not in words:
+        if f"--out={out}" in words and "fasttrack.training.loopback" not in words:
             found.append(process)
     return found
+
+
+def listeners(process: psutil.Process) -> list[Any]:
+    """The sockets that a process and its children listen on."""
+    family = [process, *process.children(recursive=True)]
+    return [s for one in family for s in one.connections("tcp") if s.status == psutil.CONN_LISTEN]
 
 
 def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
@@ -94,6 +101,9 @@ def test_nothing_is_left_running_when_the_starting_process_is_killed(features: P
     starter = subprocess.Popen([sys.executable, "-c", script, str(features), str(out)], env=environment)
     try:
         wait_for(lambda: len(workers_of(out)) == 2 and (out / ".work" / "checkpoints" / "last.ckpt").exists())
+        listening = listeners(psutil.Process(starter.pid))
+        assert listening
+        assert {socket.laddr.ip for socket in listening} == {"127.0.0.1"}
     finally:
         starter.kill()
         starter.wait()

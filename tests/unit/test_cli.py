@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["up", "down", "status", "doctor", "replay", "drain", "reconcile", "run", "demo", "compile"]
-COMMANDS += ["predict", "explain", "token", "models", "usecase"]
+COMMANDS += ["predict", "explain", "token", "models", "usecase", "submit", "plan", "diff"]
 
 
 def fasttrack(*words: str, home: Path, **extra: str) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,12 @@ import yaml
 import fasttrack
 from fasttrack.errors import StorageError, UseCaseError
 from fasttrack.kubeflow import compile as compiling
-from fasttrack.kubeflow.compile import canonical_text, compile_usecase, render
-from fasttrack.kubeflow.experiment import short_name
+from fasttrack.kubeflow.compile import Options, canonical_text, compile_usecase, render
+from fasttrack.kubeflow.kafka_objects import kafka_topics
+from fasttrack.kubeflow.objects import documents as documents_of
+from fasttrack.kubeflow.validation import check
 from fasttrack.usecase import dump, load, parse
+from tests.golden.refresh import CASES
 
 ROOT = Path(__file__).parents[2]
 FLIGHTS = ROOT / "examples/flights/usecase.yaml"
@@ -31,11 +37,24 @@ def flights() -> dict[str, str]:
     return render(load(FLIGHTS))
 
 
-def test_the_output_equals_the_golden_files(flights: dict[str, str]) -> None:
-    golden = {path.relative_to(GOLDEN).as_posix(): path.read_text() for path in GOLDEN.rglob("*.*") if path.is_file()}
-    assert sorted(flights) == sorted(golden), "run `make golden`"
-    for name, text in flights.items():
+@pytest.mark.parametrize("case", CASES)
+def test_the_output_equals_the_golden_files(case: str) -> None:
+    path, options = CASES[case]
+    made = render(load(ROOT / path), **options)
+    folder = ROOT / "tests/golden" / case
+    golden = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.*") if path.is_file()}
+    assert sorted(made) == sorted(golden), "run `make golden`"
+    for name, text in made.items():
         assert text == golden[name], f"{name} has changed; if it should, run `make golden`"
+
+
+def test_another_hash_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fasttrack", "compile", str(FLIGHTS), "-o", str(tmp_path)]
+    environment = {**os.environ, "PYTHONHASHSEED": "4242", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True)
+    for path in GOLDEN.rglob("*.*"):
+        if path.is_file():
+            assert (tmp_path / path.relative_to(GOLDEN)).read_bytes() == path.read_bytes()
 
 
 def test_the_same_use_case_gives_the_same_bytes_in_another_folder(tmp_path: Path, flights: dict[str, str]) -> None:
@@ -48,7 +67,7 @@ def test_the_same_use_case_gives_the_same_bytes_in_another_folder(tmp_path: Path
 
 def test_what_kubectl_would_apply_is_all_objects_in_the_namespace(flights: dict[str, str]) -> None:
     for name, text in render(load(FLIGHTS), namespace="team-a").items():
-        if "/" not in name:
+        if not name.startswith("kfp/"):
             for document in documents(text):
                 assert document["apiVersion"] and document["kind"]
                 assert document["metadata"]["namespace"] == "team-a"
@@ -61,10 +80,28 @@ def test_images_carry_registry_step_and_version() -> None:
     assert len(images) == 11
 
 
-def test_the_pipeline_carries_the_whole_use_case_and_asks_for_the_runs_name(flights: dict[str, str]) -> None:
+def test_the_pipeline_carries_the_whole_use_case_and_names_its_runs_by_itself(flights: dict[str, str]) -> None:
     inputs = documents(flights["kfp/training.yaml"])[0]["root"]["inputDefinitions"]["parameters"]
     assert dump(parse(inputs["usecase"]["defaultValue"])) == dump(load(FLIGHTS))
-    assert "defaultValue" not in inputs["run_id"]
+    assert inputs["run_id"]["defaultValue"] == ""
+    platform = documents(flights["kfp/training.yaml"])[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for executor in platform.values():
+        assert executor["fieldPathAsEnv"] == [
+            {"name": "FASTTRACK_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
+        ]
+
+
+def test_only_the_step_that_signs_sees_the_private_key(flights: dict[str, str]) -> None:
+    platform = documents(flights["kfp/training.yaml"])[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    keys = {
+        name: {secret["secretName"] for secret in executor.get("secretAsVolume", ())}
+        for name, executor in platform.items()
+    }
+    signing = {name for name, secrets in keys.items() if "fasttrack-signing-key" in secrets}
+    verifying = {name for name, secrets in keys.items() if "fasttrack-verify-key" in secrets}
+    assert {re.sub(r"-\d+$", "", name) for name in signing} == {"exec-register"}
+    assert {re.sub(r"-\d+$", "", name) for name in verifying} == {"exec-register", "exec-publish"}
+    assert all(executor["pvcMount"][0]["mountPath"] == "/var/lib/fasttrack" for executor in platform.values())
 
 
 def test_small_numbers_survive_the_way_through_yaml() -> None:
@@ -118,12 +155,65 @@ def test_the_experiment_searches_what_the_use_case_says(flights: dict[str, str])
             assert all(isinstance(word, str) for word in (value if isinstance(value, list) else [value]))
 
 
-def test_names_fit_into_labels_and_stay_apart() -> None:
-    long = ["a" * 42 + "-tune", "a" * 42 + "-tunes"]
-    short = [short_name(name) for name in long]
-    assert all(len(name) <= 39 for name in short)
-    assert len(set(short)) == 2
-    assert short_name("flights-mlp") == "flights-mlp"
+def test_applying_the_folder_starts_nothing(flights: dict[str, str]) -> None:
+    objects = {
+        document["kind"]: document for name in flights if "/" not in name for document in documents(flights[name])
+    }
+    assert objects["SparkApplication"]["spec"]["suspend"] is True
+    assert objects["ScheduledSparkApplication"]["spec"]["suspend"] is True
+    assert objects["ScheduledWorkflow"]["spec"]["enabled"] is False
+    assert objects["Experiment"]["spec"]["trialTemplate"]["trialSpec"]["spec"]["suspend"] is True
+    assert objects["InferenceService"]["metadata"]["annotations"]["serving.kserve.io/stop"] == "true"
+    assert documents(flights["jobs/trainjob.yaml"])[0]["spec"]["suspend"] is True
+    # The Trainer's webhook looks for the runtime, also in a dry run of both.
+    assert "TrainJob" not in objects
+
+
+def test_texts_that_look_like_numbers_to_other_readers_are_quoted() -> None:
+    words = ["1e-05", "1E5", "1_000", "0o17", "y", "N", ".5"]
+    text = compiling._yaml([{"words": words}])
+    assert all(f"'{word}'" in text for word in words)
+    assert yaml.safe_load(text)["words"] == words
+    assert "0.1.0" in compiling._yaml([{"version": "fasttrack/x:0.1.0"}])
+
+
+def test_a_part_without_an_operator_can_be_left_out() -> None:
+    left = render(load(FLIGHTS), options=Options(leave_out=("kafka", "monitoring", "route", "schedules")))
+    assert not {"kafka.yaml", "monitoring.yaml", "route.yaml", "schedules.yaml"} & set(left)
+    with pytest.raises(compiling.ConfigurationError, match="can't be left out"):
+        documents_of(load(FLIGHTS), Options(leave_out=("spark",)), "", "fasttrack", "v1")
+
+
+@pytest.mark.parametrize(
+    ("options", "namespace", "reason"),
+    [
+        (Options(retrain="every day"), "fasttrack", "is not a schedule"),
+        (Options(refresh="0 3 * *"), "fasttrack", "is not a schedule"),
+        (Options(graph_namespace="fasttrack"), "fasttrack", "names no seccomp profile"),
+        (Options(), "Team_A", "is not a namespace"),
+        (Options(), "n" * 60, "Shorten one"),
+        (Options(hostname="not a host"), "fasttrack", "does not match"),
+        (Options(kafka_cluster="a b"), "fasttrack", "is not the value of a label"),
+    ],
+)
+def test_what_a_cluster_would_refuse_is_refused_first(options: Options, namespace: str, reason: str) -> None:
+    with pytest.raises(compiling.ConfigurationError, match=reason):
+        made = documents_of(load(FLIGHTS), options, "", namespace, "v1")
+        check([document for name in made for document in made[name]], restricted=[namespace])
+
+
+@pytest.mark.parametrize("topic", ["a topic", "ü", "x" * 250, ".."])
+def test_a_topic_that_kafka_cannot_have_names_its_stream(topic: str) -> None:
+    text = FLIGHTS.read_text().replace("    key: origin\n", f"    key: origin\n    topic: {topic}\n")
+    with pytest.raises(compiling.ConfigurationError, match="can't be a Kafka topic") as told:
+        kafka_topics(parse(text), namespace="fasttrack", cluster="kafka")
+    assert told.value.where == "streams.weather.topic"
+
+
+def test_two_streams_of_one_topic_are_refused() -> None:
+    text = FLIGHTS.read_text().replace("    key: origin\n", "    key: origin\n    topic: flights_landed\n")
+    with pytest.raises(compiling.ConfigurationError, match="also the topic of stream 'landed'"):
+        kafka_topics(parse(text), namespace="fasttrack", cluster="kafka")
 
 
 def test_the_use_case_as_json_reads_back(flights: dict[str, str]) -> None:
@@ -145,6 +235,6 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_an_image_that_is_not_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "_PREFIX", "other/")
+    monkeypatch.setattr(compiling, "PREFIX", "other/")
     with pytest.raises(compiling.ConfigurationError, match="a step has the image"):
         render(load(FLIGHTS))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fasttrack.errors import DataQualityError, UseCaseError
+from fasttrack.errors import ConfigurationError, DataQualityError, UseCaseError
 from fasttrack.kubeflow.local_run import _cause
+from fasttrack.steps import frame
 from fasttrack.steps.frame import step
 from fasttrack.steps.reuse import fingerprint, recall, remember
 from fasttrack.usecase import parse
@@ -87,3 +88,12 @@ def test_a_result_is_reused_only_while_nothing_that_went_in_has_changed(tmp_path
     with step("tune-1", TEXT, "two") as at:
         assert recall(at, key) == {"score": 0.7}
         assert at.record["reused"] is True
+
+
+def test_a_run_without_a_name_is_named_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(frame.RUN_ID, raising=False)
+    with pytest.raises(ConfigurationError, match="can't name a run"):
+        frame.named("")
+    monkeypatch.setenv(frame.RUN_ID, "0c7c2a5e-1111-4222-8333-444455556666")
+    assert frame.named("") == "0c7c2a5e-1111-4222-8333-444455556666"
+    assert frame.named("mine") == "mine"

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
-import yaml
 
 from fasttrack.errors import ConfigurationError, DeadlineError, IntegrityError, InvalidRequestError
+from fasttrack.kubeflow.inference import inference_service, serving_runtime, storage_uri
 from fasttrack.serving.flags import parse
 from fasttrack.serving.rows import RawReader
 from fasttrack.serving.signature import Signature
 from fasttrack.serving.tensors import InferenceCall, Tensor, WantedOutput, from_values
 from fasttrack.serving.trace import RequestContext
+from fasttrack.usecase import load
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = {
@@ -240,38 +241,54 @@ def test_flags_that_can_not_work_are_refused(role, extra):
         parse(role, ["--model_name", "m", "--package", "p", *extra])
 
 
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+def service():
+    usecase = load(ROOT / "examples/flights/usecase.yaml")
+    uri = storage_uri(usecase, DIGEST)
+    return inference_service(usecase, registry="", namespace="n", version=7, digest=DIGEST, storage_uri=uri)["spec"]
+
+
 def containers():
-    service = yaml.safe_load((ROOT / "kserve/inferenceservice.yaml").read_text())["spec"]
-    runtime = yaml.safe_load((ROOT / "kserve/runtimes/fasttrack-predictor.yaml").read_text())["spec"]
-    yield "predictor", runtime["containers"][0]
-    for role in ("transformer", "explainer"):
-        yield role, service[role]["containers"][0]
+    spec = service()
+    runtime = serving_runtime(registry="", namespace="n")["spec"]["containers"][0]
+    # KServe puts the model's arguments behind the runtime's.
+    yield "predictor", {**runtime, "args": [*runtime["args"], *spec["predictor"]["model"]["args"]]}
+    yield "transformer", spec["predictor"]["containers"][0]
+    yield "explainer", spec["explainer"]["containers"][0]
 
 
 @pytest.mark.parametrize(("role", "container"), containers())
-def test_the_manifests_use_flags_that_there_are(role, container):
+def test_the_compiled_servers_use_flags_that_there_are(role, container):
     options = parse(role, container["args"])
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert options.http_port == ports["http1"]
+    assert options.http_port == container["ports"][0]["containerPort"]
     assert options.grpc_port == ports.get("grpc", 0)
+    assert (options.model_version, options.digest) == ("7", DIGEST)
     assert {"name": "FASTTRACK_BIND", "value": "0.0.0.0"} in container["env"]
     mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
     needed = [e["value"] for e in container["env"] if e["name"] == "FASTTRACK_VERIFY_KEY"] + [options.usecase or "/tmp"]
     assert all(any(path.startswith(mount) for mount in mounts) for path in needed)
     assert container["securityContext"]["runAsNonRoot"] is True
-    if role == "transformer":
-        assert options.predictor_protocol == "v2"
-        assert options.predictor_host.endswith("-predictor:80")
 
 
-def test_the_manifest_names_one_package_everywhere():
-    text = (ROOT / "kserve/inferenceservice.yaml").read_text()
-    predictor = yaml.safe_load(text)["spec"]["predictor"]["model"]
-    digest = predictor["storageUri"].rpartition("/")[2].replace("-", ":")
-    assert predictor["args"] == [f"--digest={digest}"]
-    options = [parse(role, container["args"]) for role, container in containers() if role != "predictor"]
-    assert [found.digest for found in options] == [digest, digest]
-    assert set(re.findall("sha256.([0-9a-f]+)", text)) == {digest.removeprefix("sha256:")}
+def test_the_servers_of_one_pod_share_no_port_and_find_each_other():
+    made = dict(containers())
+    predictor, transformer = (parse(role, made[role]["args"]) for role in ("predictor", "transformer"))
+    assert transformer.predictor_host == f"127.0.0.1:{predictor.http_port}"
+    assert transformer.predictor_protocol == "v2"
+    ports = [port["containerPort"] for role in ("predictor", "transformer") for port in made[role]["ports"]]
+    names = [port["name"] for role in ("predictor", "transformer") for port in made[role]["ports"]]
+    assert len(set(ports)) == len(ports) and len(set(names)) == len(names)
+
+
+def test_the_package_in_service_is_the_same_everywhere():
+    spec = service()
+    uri = spec["predictor"]["model"]["storageUri"]
+    assert uri == f"pvc://fasttrack-data/packages/flights/{DIGEST.replace(':', '-')}"
+    variables = spec["explainer"]["containers"][0]["env"]
+    assert {"name": "STORAGE_URI", "value": uri} in variables
 
 
 def test_the_kserve_folder_does_not_shadow_the_sdk():

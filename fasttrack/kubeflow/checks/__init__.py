@@ -1,0 +1,1 @@
+"""What a cluster has to have before anything is applied to it: one module a question."""

@@ -1,0 +1,104 @@
+"""The use case's streams on Strimzi's Kafka: one KafkaTopic a stream, and a user for each side of it."""
+
+from __future__ import annotations
+
+import re
+
+from fasttrack.errors import ConfigurationError
+from fasttrack.kubeflow import pods
+from fasttrack.kubeflow.names import object_name
+from fasttrack.kubeflow.pods import Object
+from fasttrack.usecase import UseCase
+
+API = "kafka.strimzi.io/v1"
+#: Strimzi's label that names the Kafka cluster.
+CLUSTER_LABEL = "strimzi.io/cluster"
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_MILLISECONDS_A_DAY = 86_400_000
+
+
+def kafka_topics(
+    usecase: UseCase, *, namespace: str, cluster: str, replicas: int = 3, retention_days: int = 30
+) -> list[Object]:
+    """One KafkaTopic a stream.
+
+    Args:
+        usecase: the use case.
+        namespace: where Strimzi's topic operator looks.
+        cluster: name of the Kafka cluster.
+        replicas: copies of each partition; all but one must have a write before it counts.
+        retention_days: how long events stay after they were drained.
+
+    Raises:
+        ConfigurationError: Kafka can't have a topic of that name, or two streams share one.
+    """
+    seen: dict[str, str] = {}
+    return [_topic(usecase, stream, seen, namespace, cluster, replicas, retention_days) for stream in usecase.streams]
+
+
+def _topic(
+    usecase: UseCase,
+    stream: str,
+    seen: dict[str, str],
+    namespace: str,
+    cluster: str,
+    replicas: int,
+    days: int,
+) -> Object:
+    topic = usecase.topic(stream)
+    where = f"streams.{stream}.topic"
+    if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
+        raise ConfigurationError(
+            f"{topic!r} can't be a Kafka topic.",
+            where=where,
+            fix="Give a topic of letters, digits, '.', '_' and '-', at most 249 characters.",
+        )
+    # Kafka's metrics know no difference between '.' and '_', so Kafka refuses the second of two such topics.
+    if (twin := seen.setdefault(topic.replace(".", "_"), stream)) != stream:
+        raise ConfigurationError(
+            f"{topic!r} is also the topic of stream {twin!r}, or Kafka can't tell the two apart.",
+            where=where,
+            fix="Give each stream a topic of its own.",
+        )
+    made = pods.metadata(object_name(topic), namespace, "ingest", usecase)
+    made["labels"][CLUSTER_LABEL] = cluster
+    config = {
+        "cleanup.policy": "delete",
+        "min.insync.replicas": max(1, replicas - 1),
+        "retention.ms": days * _MILLISECONDS_A_DAY,
+        "max.message.bytes": max(1_048_588, usecase.streams[stream].max_bytes + 1024),
+    }
+    spec = {
+        "topicName": topic,
+        "partitions": usecase.streams[stream].partitions,
+        "replicas": replicas,
+        "config": config,
+    }
+    return {"apiVersion": API, "kind": "KafkaTopic", "metadata": made, "spec": spec}
+
+
+def kafka_users(usecase: UseCase, *, namespace: str, cluster: str) -> list[Object]:
+    """Who may do what with the topics: producers write, the drain reads; neither can make or delete one."""
+    topics = [usecase.topic(stream) for stream in usecase.streams]
+    write = [_allow("topic", topic, ["Write", "Describe"]) for topic in topics]
+    read = [_allow("topic", topic, ["Read", "Describe", "DescribeConfigs"]) for topic in topics]
+    group = _allow("group", f"fasttrack.{usecase.name}.", ["Read", "Describe"], prefix=True)
+    return [
+        _user(usecase, "producer", [*write, _allow("cluster", "", ["IdempotentWrite"])], namespace, cluster),
+        _user(usecase, "drain", [*read, group], namespace, cluster),
+    ]
+
+
+def _user(usecase: UseCase, role: str, acls: list[Object], namespace: str, cluster: str) -> Object:
+    made = pods.metadata(object_name(f"{usecase.name}-{role}"), namespace, "ingest", usecase)
+    made["labels"][CLUSTER_LABEL] = cluster
+    spec = {"authentication": {"type": "tls"}, "authorization": {"type": "simple", "acls": acls}}
+    return {"apiVersion": API, "kind": "KafkaUser", "metadata": made, "spec": spec}
+
+
+def _allow(kind: str, name: str, operations: list[str], *, prefix: bool = False) -> Object:
+    resource = {"type": kind}
+    if name:
+        resource |= {"name": name, "patternType": "prefix" if prefix else "literal"}
+    return {"type": "allow", "resource": resource, "operations": operations, "host": "*"}

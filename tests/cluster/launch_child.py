@@ -1,0 +1,24 @@
+"""A train step as a process of its own, so that a test can end it as a cluster would."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fasttrack.kubeflow.cluster.client import connect
+from fasttrack.kubeflow.launchers import train
+from fasttrack.usecase import load
+from tests.cluster.launcher_rig import Rig
+
+
+def main() -> None:
+    """Launch a TrainJob in the namespace that the command line names."""
+    usecase, folder, namespace, run_id = sys.argv[1:5]
+    rig = Rig(connect(), namespace, Path(folder), load(usecase))
+    rig.step_pod = rig.make_step_pod(f"step-{run_id}")
+    print("up", flush=True)
+    train.fit(rig.place(), rig.step("train-1", run_id), "train-1", "/f", "mlp", {"hidden": 64}, Path(folder) / run_id)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+"""Steps that launch objects, driven against a real API server and the real operators; pods are ended by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fasttrack.errors import ConfigurationError, DataQualityError, DeadlineError, StepError, UnavailableError
+from fasttrack.kubeflow.cluster.kinds import (
+    CONFIG_MAP,
+    INFERENCE_SERVICE,
+    POD,
+    SPARK_APPLICATION,
+    TRAIN_JOB,
+    Kind,
+    Object,
+)
+from fasttrack.kubeflow.launchers import Launchers, publish, spark, train
+from fasttrack.registry.records import ModelVersion
+from fasttrack.usecase import UseCase, load
+from tests.cluster.launcher_rig import (
+    HOLD,
+    SECURITY,
+    Background,
+    Rig,
+    conditions,
+    restart_api_server,
+    rig,
+    until,
+    write_model,
+)
+
+ROOT = Path(__file__).parents[2]
+USECASE = ROOT / "examples/flights/usecase.yaml"
+NODES = "jobset.sigs.k8s.io/replicatedjob-name=node"
+QUOTA = Kind("v1", "ResourceQuota")
+
+
+@pytest.fixture(scope="module")
+def usecase() -> UseCase:
+    return load(USECASE)
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory, usecase: UseCase) -> Iterator[Rig]:
+    with rig(tmp_path_factory.mktemp("launchers"), usecase) as made:
+        yield made
+
+
+def fitting(room: Rig, run_id: str, *, place: Any = None) -> tuple[Background, Any, Path]:
+    at, folder = room.step("train-1", run_id), room.folder / f"model-{run_id}"
+    where = place or room.place()
+    call = Background(lambda: train.fit(where, at, "train-1", "/lake/f", "mlp", {"hidden": 64}, folder))
+    return call, at, folder
+
+
+def nodes(room: Rig) -> list[Object]:
+    return until(lambda: found if len(found := room.pods(NODES)) == 2 else [], 60)
+
+
+def running(room: Rig) -> list[Object]:
+    def all_run() -> list[Object]:
+        found = room.pods(NODES)
+        return found if len(found) == 2 and all(pod["status"].get("phase") == "Running" for pod in found) else []
+
+    return until(all_run, 60)
+
+
+def finish(room: Rig, folder: Path, pods: list[Object]) -> None:
+    write_model(folder)
+    for pod in pods:
+        room.end(pod)
+
+
+def test_a_fit_brings_back_what_its_local_twin_would_and_leaves_nothing(room: Rig) -> None:
+    call, at, folder = fitting(room, "success")
+    pods = running(room)
+    job = room.cluster.list(TRAIN_JOB, room.namespace)[0]
+    assert [owner["uid"] for owner in job["metadata"]["ownerReferences"]] == [room.step_pod["metadata"]["uid"]]
+    assert job["metadata"]["labels"]["fasttrack.ai/run"] == "success"
+    mounted = [volume["configMap"]["name"] for volume in pods[0]["spec"]["volumes"] if "configMap" in volume]
+    assert mounted == [job["metadata"]["name"]], "the pods see the run's own use case"
+    finish(room, folder, pods)
+    assert call.join() == {"scores": {"auc": 0.7, "mae": 9.0}, "curve": [{"epoch": 1.0, "auc": 0.7, "mae": 9.0}]}
+    assert at.record["cluster"]["attempts"] == 1
+    assert {pod["phase"] for pod in at.record["cluster"]["pods"]} == {"Succeeded"}
+    room.wait_clean()
+
+
+def test_a_pod_without_memory_fails_the_step_with_the_cure(room: Rig) -> None:
+    call, at, _ = fitting(room, "memory")
+    first, _ = running(room)
+    room.end(first, 137, reason="OOMKilled")
+    with pytest.raises(StepError, match=r"want of memory \(its limit is 4Gi\)"):
+        call.join()
+    assert at.record["cluster"]["troubles"][0]["code"] == "out-of-memory"
+    room.wait_clean()
+
+
+def test_a_preempted_fit_is_started_again(room: Rig) -> None:
+    call, at, folder = fitting(room, "preempted")
+    first, _ = running(room)
+    before = room.cluster.list(TRAIN_JOB, room.namespace)[0]["metadata"]["uid"]
+    room.end(first, 143, conditions=conditions("DisruptionTarget", "PreemptionByScheduler"))
+    until(lambda: [j for j in room.cluster.list(TRAIN_JOB, room.namespace) if j["metadata"]["uid"] != before], 60)
+    finish(room, folder, running(room))
+    assert call.join()["scores"]["auc"] == 0.7
+    assert at.record["cluster"]["attempts"] == 2
+    room.wait_clean()
+
+
+def test_a_fit_that_takes_too_long_is_ended(room: Rig) -> None:
+    call, _, _ = fitting(room, "slow", place=room.place(train=5.0))
+    with pytest.raises(DeadlineError, match="not finished after 5 s"):
+        call.join()
+    room.wait_clean()
+
+
+def child(room: Rig, run_id: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.cluster.launch_child",
+        str(USECASE),
+        str(room.folder),
+        room.namespace,
+        run_id,
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_cancelled_step_takes_its_objects_with_it(room: Rig, number: signal.Signals) -> None:
+    with child(room, f"cancel-{number.name.lower()}") as process:
+        nodes(room)
+        process.send_signal(number)
+        assert process.wait(timeout=60) != 0
+    room.wait_clean()
+
+
+def test_a_killed_step_is_followed_by_its_retry(room: Rig) -> None:
+    with child(room, "retried") as process:
+        running(room)
+        process.kill()
+    uid = room.cluster.list(TRAIN_JOB, room.namespace)[0]["metadata"]["uid"]
+    at = room.step("train-1", "retried")
+    folder = room.folder / "retried"
+    call = Background(lambda: train.fit(room.place(), at, "train-1", "/f", "mlp", {"hidden": 64}, folder))
+    finish(room, folder, running(room))
+    call.join()
+    assert at.record["cluster"]["uid"] == uid, "the retry must not start a second one"
+    room.wait_clean()
+
+
+def test_what_a_killed_step_left_goes_with_its_pod(room: Rig) -> None:
+    with child(room, "orphan") as process:
+        running(room)
+        process.kill()
+    assert room.left()
+    room.cluster.delete(POD, "step-orphan", room.namespace, grace=0)
+    room.wait_clean(60)
+
+
+def test_the_end_of_the_run_sweeps_what_a_killed_step_left(room: Rig) -> None:
+    with child(room, "swept") as process:
+        running(room)
+        process.kill()
+    swept = Launchers(room.place()).sweep("swept", room.usecase.name)
+    assert [word.split()[0] for word in swept] == ["TrainJob", "ConfigMap"]
+    room.wait_clean()
+
+
+def test_a_restart_of_the_api_server_does_not_end_a_step(room: Rig) -> None:
+    call, at, folder = fitting(room, "restart", place=room.place(train=240.0))
+    pods = running(room)
+    restart_api_server(room.cluster)
+    finish(room, folder, pods)
+    # The operators take their time to come back.
+    assert call.join(240)["scores"]["auc"] == 0.7
+    assert at.record["cluster"]["attempts"] == 1
+    room.wait_clean()
+
+
+def test_a_fit_without_a_free_gpu_says_so(room: Rig) -> None:
+    resources = {"requests": {"nvidia.com/gpu": "8"}, "limits": {"nvidia.com/gpu": "8"}}
+    container = {"name": "main", "image": "registry.invalid/busy", "resources": resources, "securityContext": SECURITY}
+    meta = {
+        "name": "busy",
+        "namespace": room.namespace,
+        "annotations": {HOLD: "true"},
+        "labels": {"fasttrack.test/step": "true"},
+    }
+    busy = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": [container]}}
+    busy["spec"] |= {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]}
+    room.cluster.create(busy)
+    until(lambda: room.cluster.get(POD, "busy", room.namespace)["status"].get("phase") == "Running")
+    try:
+        from dataclasses import replace
+
+        call, at, _ = fitting(room, "gpu", place=replace(room.place(), gpus=True))
+        with pytest.raises(UnavailableError, match="want of a GPU") as caught:
+            call.join()
+        assert "add a node with GPUs" in str(caught.value)
+        assert at.record["cluster"]["troubles"][0]["code"] == "no-gpu"
+    finally:
+        room.cluster.delete(POD, "busy", room.namespace, grace=0, wait=30)
+    room.wait_clean()
+
+
+def test_an_image_that_is_not_there_is_named(room: Rig) -> None:
+    call, _, _ = fitting(room, "image")
+    pod = running(room)[0]
+    state = {"waiting": {"reason": "ImagePullBackOff", "message": "manifest unknown"}}
+    image = pod["spec"]["containers"][0]["image"]
+    status = {"name": "node", "image": image, "imageID": "", "ready": False, "restartCount": 0, "state": state}
+    room.set_status(pod, {"phase": "Pending", "containerStatuses": [status]})
+    with pytest.raises(
+        ConfigurationError, match=r"image can't be pulled: registry.invalid/fasttrack/trainer:\S+ is not there"
+    ):
+        call.join()
+    room.wait_clean()
+
+
+def full(room: Rig, pods: int) -> Callable[[], bool]:
+    meta = {"name": "full", "namespace": room.namespace}
+    room.cluster.apply(
+        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": {"pods": str(pods)}}}
+    )
+    until(lambda: room.cluster.get(QUOTA, "full", room.namespace).get("status", {}).get("hard"))
+    return lambda: room.cluster.delete(QUOTA, "full", room.namespace)
+
+
+def test_an_exceeded_quota_is_told(room: Rig) -> None:
+    empty = full(room, 0)
+    try:
+        call, _, _ = fitting(room, "quota")
+        with pytest.raises(ConfigurationError, match="quota exceeded: full"):
+            call.join()
+    finally:
+        empty()
+    room.wait_clean()
+
+
+def test_a_missing_runtime_is_refused_by_the_webhook_and_nothing_is_left(room: Rig) -> None:
+    runtime = Kind("trainer.kubeflow.org/v1alpha1", "TrainingRuntime")
+    kept = room.cluster.get(runtime, "fasttrack-torch", room.namespace)
+    room.cluster.delete(runtime, "fasttrack-torch", room.namespace, wait=20)
+    try:
+        call, _, _ = fitting(room, "refused")
+        with pytest.raises(ConfigurationError, match="webhook refused"):
+            call.join()
+    finally:
+        kept["metadata"] = {key: kept["metadata"][key] for key in ("name", "namespace", "labels")}
+        room.cluster.apply(kept, force=True)
+    room.wait_clean()
+
+
+def driver(room: Rig) -> tuple[Object, Path]:
+    pods = until(lambda: room.pods("spark-role=driver"), 150)
+    until(lambda: _state(room) == "RUNNING", 60)
+    return pods[0], room.folder
+
+
+def _state(room: Rig) -> str:
+    found = room.cluster.list(SPARK_APPLICATION, room.namespace)
+    return str(found[0].get("status", {}).get("applicationState", {}).get("state")) if found else ""
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_feature_job_brings_back_its_drivers_answer(room: Rig, good: bool) -> None:
+    at = room.step("features", f"spark-{good}")
+    call = Background(lambda: spark.features(room.place(features=240.0), at, {"flights": 3}))
+    pod, _ = driver(room)
+    name = room.cluster.list(SPARK_APPLICATION, room.namespace)[0]["metadata"]["name"]
+    answer = at.folder / "launched" / f"{name}.json"
+    answer.parent.mkdir()
+    table = {"path": "/lake/t", "fingerprint": "ab", "rows": 3, "reused": False}
+    error = {"error_type": "DataQualityError", "what": "too much is missing.", "where": "column seats", "fix": None}
+    found = {"table": table, "quality": {}, "online": {}}
+    answer.write_text(json.dumps(found if good else {"error": error}))
+    room.end(pod, 0 if good else 7)
+    if good:
+        assert call.join(120) == found
+    else:
+        with pytest.raises(DataQualityError, match=r"column seats: too much is missing\."):
+            call.join(120)
+    room.wait_clean(60)
+
+
+def model(version: int) -> ModelVersion:
+    made = ModelVersion.__new__(ModelVersion)
+    uri = f"/var/lib/fasttrack/packages/flights/v{version}"
+    for name, value in {"name": "flights", "version": version, "digest": f"sha256:{version:064d}", "uri": uri}.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def test_a_version_is_served_once_and_put_back_if_the_next_one_does_not_come_up(room: Rig) -> None:
+    text = USECASE.read_text()
+    at = room.step("publish", "one")
+    urls = publish.serve(room.place(publish=90.0), at, model(1), text)
+    assert urls["transformer_url"] == f"http://flights-predictor.{room.namespace}.svc.cluster.local"
+    assert at.record["reused"] is False
+    publish.serve(room.place(publish=90.0), at, model(1), text)
+    assert at.record["reused"] is True
+    empty = full(room, len(room.pods("")))
+    try:
+        with pytest.raises(UnavailableError, match="quota exceeded"):
+            publish.serve(room.place(publish=8.0), at, model(2), text)
+    finally:
+        empty()
+    served = room.cluster.list(INFERENCE_SERVICE, room.namespace)[0]
+    assert served["spec"]["predictor"]["model"]["storageUri"] == "pvc://fasttrack-data/packages/flights/v1"
+    assert at.record["cluster"]["put_back"] == "the version that was served before"
+    room.cluster.delete(INFERENCE_SERVICE, "flights", room.namespace, wait=60)
+    room.wait_clean(60)
+    assert not [
+        m for m in room.cluster.list(CONFIG_MAP, room.namespace) if m["metadata"]["name"].startswith("flights-")
+    ]

@@ -1,0 +1,74 @@
+"""The operators that manifests install are the releases that compiled objects are checked against."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fasttrack.kubeflow.schemas import PATH
+from tests.golden.runtimes import runtimes
+
+ROOT = Path(__file__).parents[2]
+KUSTOMIZE = ROOT / "manifests/kustomize"
+PLATFORM = KUSTOMIZE / "platform"
+
+#: Folder of platform/, and what the schemas call that operator.
+CHECKED = {
+    "katib": "katib",
+    "kserve": "kserve",
+    "pipelines": "kfp",
+    "prometheus": "prometheus-operator",
+    "spark-operator": "spark-operator",
+    "strimzi": "strimzi",
+    "trainer": "trainer",
+}
+#: Operators whose objects stand in manifests/ only: tests/cluster has the API server check those.
+OTHERS = {"cert-manager": "v1.21.0", "cloudnative-pg": "v1.30.0"}
+_PIN = re.compile(r"[?&]ref=([^&]+)$|/releases/download/([^/]+)/")
+
+
+def pins(folder: str) -> set[str]:
+    """The releases that a folder of platform/ takes."""
+    resources = yaml.safe_load((PLATFORM / folder / "kustomization.yaml").read_text())["resources"]
+    found = [_PIN.search(resource) for resource in resources]
+    assert all(found), resources
+    return {match[1] or match[2] for match in found if match}
+
+
+def test_every_operator_is_pinned_to_the_release_that_compile_knows() -> None:
+    known = json.loads(PATH.read_text())["versions"]
+    for folder, name in CHECKED.items():
+        assert pins(folder) == {known[name]}, folder
+
+
+def test_the_other_operators_are_pinned_too() -> None:
+    assert {folder: pins(folder) for folder in OTHERS} == {folder: {pin} for folder, pin in OTHERS.items()}
+    assert {path.name for path in PLATFORM.iterdir() if path.is_dir()} == {*CHECKED, *OTHERS}
+
+
+def test_the_table_of_releases_says_the_same() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\w.]+) \|", (PLATFORM / "README.md").read_text(), re.MULTILINE)
+    assert {folder: {pin} for folder, pin in rows} == {folder: pins(folder) for folder in (*CHECKED, *OTHERS)}
+
+
+def test_sources_are_https_and_of_the_projects_themselves() -> None:
+    for path in PLATFORM.glob("*/kustomization.yaml"):
+        for resource in yaml.safe_load(path.read_text())["resources"]:
+            assert resource.startswith("https://github.com/"), resource
+
+
+@pytest.mark.parametrize("path", runtimes(), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_runtimes_are_the_ones_that_the_library_renders(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == runtimes()[path], "run: make golden"
+
+
+def test_every_file_is_used() -> None:
+    for kustomization in KUSTOMIZE.rglob("kustomization.yaml"):
+        folder, text = kustomization.parent, kustomization.read_text()
+        for path in folder.rglob("*"):
+            if path.is_file() and path.name not in ("kustomization.yaml", "README.md"):
+                assert str(path.relative_to(folder)) in text, path

@@ -1,0 +1,113 @@
+"""`fasttrack submit` against KFP's API in its own client's words; the cluster's side is in tests/cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fasttrack.errors import AuthenticationError, ConfigurationError, UnavailableError
+from fasttrack.kubeflow import submit as module
+from fasttrack.kubeflow.kfp_api import Api
+from fasttrack.kubeflow.run_watch import RunWatch
+from fasttrack.usecase import load
+from tests.unit.kfp_double import Kfp, kfp_server, run_as
+
+USECASE = Path(__file__).parents[2] / "examples/flights/usecase.yaml"
+GPU = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+
+
+@pytest.fixture
+def kfp() -> Iterator[Kfp]:
+    with kfp_server() as made:
+        yield made
+
+
+def pending_pod() -> dict[str, Any]:
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": GPU}
+    meta = {"name": "flights-train-node-0", "uid": "1", "labels": {}}
+    return {"metadata": meta, "spec": {"containers": []}, "status": {"phase": "Pending", "conditions": [condition]}}
+
+
+class Recorded:
+    """A cluster that holds one pod."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.applied: list[str] = []
+
+    def list(self, kind: Any, namespace: str, *, labels: str = "", fields: str = "") -> list[dict[str, Any]]:
+        self.asked.append(labels)
+        return [pending_pod()] if kind.kind == "Pod" and labels.startswith("fasttrack.ai/run") else []
+
+    def serves(self, kind: Any) -> bool:
+        return False
+
+    def find(self, kind: Any, name: str, namespace: str = "") -> None:
+        return None
+
+    def apply(self, obj: dict[str, Any], *, force: bool = False) -> dict[str, Any]:
+        self.applied.append(obj["kind"])
+        return obj
+
+
+def watching(kfp: Kfp, cluster: Recorded) -> RunWatch:
+    api = Api.connect(kfp.host, "", "fasttrack")
+    return RunWatch(cluster, "fasttrack", lambda: api.run("kfp-1"), "run-1", "kfp-1", every=0.01)  # type: ignore[arg-type]
+
+
+def test_a_run_is_followed_and_what_it_waits_for_is_told(kfp: Kfp, capsys: pytest.CaptureFixture[str]) -> None:
+    kfp.states = [
+        run_as("RUNNING", {"drain": "SUCCEEDED", "train": "RUNNING", "train-driver": "SUCCEEDED"}),
+        run_as("FAILED", {"drain": "SUCCEEDED", "train": "FAILED"}, "exit 1"),
+    ]
+    watch = watching(kfp, Recorded())
+    assert watch.follow() == "FAILED"
+    assert watch.tasks == {"drain": "SUCCEEDED", "train": "FAILED"}
+    assert (watch.failed, watch.reason) == ("train", "exit 1")
+    assert [found["code"] for found in watch.troubles()] == ["no-gpu"]
+    said = capsys.readouterr().err
+    assert said.count("pending for want of a GPU") == 1, "a trouble is told once"
+    assert "add a node with GPUs" in said
+
+
+def test_the_compiled_pipeline_is_started_with_the_use_case_and_the_runs_name(
+    kfp: Kfp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kfp.states = [run_as("SUCCEEDED", {"drain": "SUCCEEDED"})]
+    monkeypatch.setattr(module, "require_ready", lambda cluster, objects: [])
+    cluster, usecase = Recorded(), load(USECASE)
+    found = module.submit(usecase, cluster, host=kfp.host, run_id="run-1", registry="r.example", token="t")  # type: ignore[arg-type]
+    assert (found.state, found.kfp_run) == ("SUCCEEDED", "kfp-1")
+    (sent,) = kfp.started
+    given = sent["runtime_config"]["parameters"]
+    assert given["run_id"] == "run-1"
+    assert "name: flights" in given["usecase"]
+    assert sent["service_account"] == "fasttrack-pipeline"
+    assert "r.example/fasttrack/train:" in json.dumps(sent["pipeline_spec"])
+    assert {"ConfigMap", "PipelineVersion"} <= set(cluster.applied)
+    assert set(kfp.accounts) == {"Bearer t"}
+
+
+def test_what_would_be_refused_stops_it_before_anything_is_applied(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(cluster: Any, objects: Any) -> None:
+        raise ConfigurationError("quota exceeded")
+
+    monkeypatch.setattr(module, "require_ready", refuse)
+    cluster = Recorded()
+    with pytest.raises(ConfigurationError):
+        module.submit(load(USECASE), cluster, host=kfp.host, run_id="run-1")  # type: ignore[arg-type]
+    assert (cluster.applied, kfp.started) == ([], [])
+
+
+def test_a_kfp_that_does_not_answer_is_told_with_the_way_to_it(kfp: Kfp) -> None:
+    with pytest.raises(UnavailableError, match="port-forward"):
+        Api.connect("http://127.0.0.1:9", "", "fasttrack")
+    with pytest.raises(ConfigurationError, match="--host"):
+        Api.connect("", "", "fasttrack")
+    kfp.refuse = 401
+    with pytest.raises(AuthenticationError, match="FASTTRACK_KFP_TOKEN"):
+        Api.connect(kfp.host, "", "fasttrack")
