@@ -77,7 +77,7 @@ lock-torch-cpu: $(UV) ## Lock a torch without CUDA for the images; TORCH_INDEX=a
 images: $(READY) ## Build the images with docker, podman or buildah; ARGS="gateway spark --prefix example.org/"
 	$(BIN)/python images/build/build.py $(ARGS)
 
-node-test: $(READY) ## Run the images on a real Kubernetes node (by hand; needs root and 15 GB); ARGS="gateway train"
+node-test: $(READY) ## Run the images on a real Kubernetes node (by hand; needs root and 25 GB); ARGS="gateway train"
 	bash tests/node/run $(ARGS)
 
 golden: $(READY) ## Refresh the golden files of compiled output
