@@ -17,7 +17,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from fasttrack.errors import ConfigurationError, ConflictError, DataLossError, NotFoundError, UnavailableError
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 #: A broker that nobody has met yet is rather down than about to be back.
 GREETING_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0
