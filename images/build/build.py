@@ -1,6 +1,7 @@
 """Build the images of images/images.yaml with docker, podman or buildah, whichever works here.
 
-``python images/build/build.py [NAME...]``: images, or folders of images/; by default all. An image that several steps share is built once and gets
+``python images/build/build.py [NAME...]``: images, or folders of images/; by default all. An image that several steps
+share is built once and gets
 all their names. FASTTRACK_BUILDER names another program (called as PROGRAM TAG CONTEXT -f FILE --target TARGET ...).
 Build arguments come from the environment: TORCH_INDEX, TORCH_LOCK, MAVEN_MIRROR, CA_BUNDLE.
 """
