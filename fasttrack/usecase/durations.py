@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+# Whole milliseconds: a fraction of a second has no exact floating-point number.
+_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _PATTERN = re.compile(r"(\d+)(ms|s|m|h|d|w)")
 
 
@@ -23,7 +24,7 @@ def parse_duration(value: Any) -> timedelta:
     match = _PATTERN.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{value!r} is not a duration; write a whole number and a unit, such as 15m, 24h or 7d")
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+    return timedelta(milliseconds=int(match[1]) * _UNITS[match[2]])
 
 
 def format_duration(value: timedelta) -> str:
@@ -31,12 +32,12 @@ def format_duration(value: timedelta) -> str:
 
     Days are used from two days on, hours up to 48, so that ``24h`` and ``7d`` print as written.
     """
-    seconds = value.total_seconds()
+    whole = value // timedelta(milliseconds=1)
     for unit in ("d", "h", "m", "s"):
         size = _UNITS[unit]
-        if seconds % size == 0 and (unit != "d" or seconds >= 2 * size):
-            return f"{int(seconds // size)}{unit}"
-    return f"{int(seconds * 1000)}ms"
+        if whole % size == 0 and (unit != "d" or whole >= 2 * size):
+            return f"{whole // size}{unit}"
+    return f"{whole}ms"
 
 
 Duration = Annotated[

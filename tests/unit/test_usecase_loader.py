@@ -8,7 +8,7 @@ import jsonschema
 import orjson
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fasttrack.errors import UseCaseError
@@ -139,6 +139,7 @@ def test_the_published_schema_is_current_and_accepts_the_example() -> None:
     jsonschema.validate(document, published)
 
 
+@example(8065, "ms")
 @given(st.integers(0, 10**6), st.sampled_from(["ms", "s", "m", "h", "d", "w"]))
 def test_a_duration_prints_as_itself(number: int, unit: str) -> None:
     duration = parse_duration(f"{number}{unit}")
