@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
 import threading
 import time
 import uuid
@@ -136,6 +133,27 @@ class Rig:
             status["conditions"] = conditions
         self.set_status(pod, status)
 
+    def hold_gpus(self, node: str, count: int) -> str:
+        """A pod that holds GPUs of a node; its name."""
+        gpus = {"nvidia.com/gpu": str(count)}
+        container = {"name": "main", "image": "registry.invalid/busy", "securityContext": SECURITY}
+        container["resources"] = {"requests": gpus, "limits": gpus}
+        meta = {"name": f"busy-{node}", "namespace": self.namespace, "annotations": {HOLD: "true"}}
+        meta["labels"] = {"fasttrack.test/step": "true"}
+        spec = {"containers": [container], "nodeSelector": {"kubernetes.io/hostname": node}}
+        spec["tolerations"] = [{"operator": "Exists"}]
+        self.cluster.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
+        return f"busy-{node}"
+
+    def fill(self, pods: int) -> Callable[[], bool]:
+        """Let there be so many pods and no more; returns what takes the quota away."""
+        quota = Kind("v1", "ResourceQuota")
+        meta = {"name": "full", "namespace": self.namespace}
+        made = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": {"pods": str(pods)}}}
+        self.cluster.apply(made)
+        until(lambda: self.cluster.get(quota, "full", self.namespace).get("status", {}).get("hard"))
+        return lambda: self.cluster.delete(quota, "full", self.namespace)
+
     def make_step_pod(self, name: str = "step") -> Object:
         """A pod that stands for a pipeline step's."""
         container = {"name": "main", "image": "registry.invalid/fasttrack/train:1", "securityContext": SECURITY}
@@ -178,23 +196,6 @@ def write_model(folder: Path) -> None:
     (folder / "training.json").write_text(json.dumps(document))
 
 
-def restart_api_server(cluster: Cluster) -> None:
-    """Kill the API server and start it again, where the cluster is ours (shared/cluster/up).
-
-    On another cluster, whose API server nobody may kill, all of this process's connections are cut instead.
-    """
-    home = Path(os.environ["KUBECONFIG"]).parent
-    pid_file = home / "run" / "kube-apiserver.pid"
-    if not pid_file.is_file():
-        cluster._api.rest_client.pool_manager.clear()
-        return
-    os.kill(json.loads(pid_file.read_text())["pid"], signal.SIGKILL)
-    time.sleep(2)
-    script = Path(os.environ.get("FASTTRACK_CLUSTER_UP") or Path(__file__).parents[3] / "shared/cluster/up")
-    environment = os.environ | {"FASTTRACK_CLUSTER_HOME": str(home)}
-    subprocess.run([script], env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
 class Background:
     """A call in a thread: its result, or its error."""
 
@@ -210,6 +211,11 @@ class Background:
             self.result = self._call()
         except BaseException as error:
             self._error = error
+
+    @property
+    def running(self) -> bool:
+        """Whether it still runs."""
+        return self._thread.is_alive()
 
     def join(self, seconds: float = 90.0) -> Any:
         """Wait for it."""
@@ -248,8 +254,8 @@ def rig(folder: Path, usecase: UseCase, enforce: str = "restricted") -> Iterator
 def _deployed(namespace: str) -> Iterator[Object]:
     for account in ACCOUNTS:
         yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": namespace}}
-    for name in ("fasttrack-settings",):
-        yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": {}}
+    settings = {"name": "fasttrack-settings", "namespace": namespace}
+    yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": settings, "data": {}}
     claim = {
         "accessModes": ["ReadWriteMany"],
         "resources": {"requests": {"storage": "1Gi"}},

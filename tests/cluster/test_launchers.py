@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fasttrack.errors import ConfigurationError, DataQualityError, DeadlineError, StepError, UnavailableError
+from fasttrack.errors import ConfigurationError, DeadlineError, StepError, UnavailableError
 from fasttrack.kubeflow.cluster.kinds import (
-    CONFIG_MAP,
-    INFERENCE_SERVICE,
     POD,
-    SPARK_APPLICATION,
     TRAIN_JOB,
     Kind,
     Object,
 )
-from fasttrack.kubeflow.launchers import Launchers, publish, spark, train
-from fasttrack.registry.records import ModelVersion
+from fasttrack.kubeflow.launchers import Launchers, train
 from fasttrack.usecase import UseCase, load
 from tests.cluster.launcher_rig import (
-    HOLD,
-    SECURITY,
     Background,
     Rig,
     conditions,
-    restart_api_server,
     rig,
     until,
     write_model,
@@ -41,7 +34,7 @@ from tests.cluster.launcher_rig import (
 ROOT = Path(__file__).parents[2]
 USECASE = ROOT / "examples/flights/usecase.yaml"
 NODES = "jobset.sigs.k8s.io/replicatedjob-name=node"
-QUOTA = Kind("v1", "ResourceQuota")
+GPU = "nvidia.com/gpu"
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +164,7 @@ def test_what_a_killed_step_left_goes_with_its_pod(room: Rig) -> None:
         process.kill()
     assert room.left()
     room.cluster.delete(POD, "step-orphan", room.namespace, grace=0)
-    room.wait_clean(60)
+    room.wait_clean(150)
 
 
 def test_the_end_of_the_run_sweeps_what_a_killed_step_left(room: Rig) -> None:
@@ -183,40 +176,25 @@ def test_the_end_of_the_run_sweeps_what_a_killed_step_left(room: Rig) -> None:
     room.wait_clean()
 
 
-def test_a_restart_of_the_api_server_does_not_end_a_step(room: Rig) -> None:
-    call, at, folder = fitting(room, "restart", place=room.place(train=240.0))
-    pods = running(room)
-    restart_api_server(room.cluster)
-    finish(room, folder, pods)
-    # The operators take their time to come back.
-    assert call.join(240)["scores"]["auc"] == 0.7
-    assert at.record["cluster"]["attempts"] == 1
-    room.wait_clean()
+@pytest.fixture
+def no_gpu_free(room: Rig) -> Iterator[None]:
+    """Pods that hold every GPU of the cluster, if it has any."""
+    nodes = room.cluster.list(Kind("v1", "Node"))
+    counts = {node["metadata"]["name"]: int(node["status"].get("allocatable", {}).get(GPU, 0)) for node in nodes}
+    held = [room.hold_gpus(name, count) for name, count in counts.items() if count]
+    until(lambda: all(room.cluster.get(POD, name, room.namespace)["spec"].get("nodeName") for name in held), 60)
+    yield
+    for name in held:
+        room.cluster.delete(POD, name, room.namespace, grace=0, wait=30)
 
 
+@pytest.mark.usefixtures("no_gpu_free")
 def test_a_fit_without_a_free_gpu_says_so(room: Rig) -> None:
-    resources = {"requests": {"nvidia.com/gpu": "8"}, "limits": {"nvidia.com/gpu": "8"}}
-    container = {"name": "main", "image": "registry.invalid/busy", "resources": resources, "securityContext": SECURITY}
-    meta = {
-        "name": "busy",
-        "namespace": room.namespace,
-        "annotations": {HOLD: "true"},
-        "labels": {"fasttrack.test/step": "true"},
-    }
-    busy = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": [container]}}
-    busy["spec"] |= {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]}
-    room.cluster.create(busy)
-    until(lambda: room.cluster.get(POD, "busy", room.namespace)["status"].get("phase") == "Running")
-    try:
-        from dataclasses import replace
-
-        call, at, _ = fitting(room, "gpu", place=replace(room.place(), gpus=True))
-        with pytest.raises(UnavailableError, match="want of a GPU") as caught:
-            call.join()
-        assert "add a node with GPUs" in str(caught.value)
-        assert at.record["cluster"]["troubles"][0]["code"] == "no-gpu"
-    finally:
-        room.cluster.delete(POD, "busy", room.namespace, grace=0, wait=30)
+    call, at, _ = fitting(room, "gpu", place=replace(room.place(), gpus=True))
+    with pytest.raises(UnavailableError, match="want of a GPU") as caught:
+        call.join()
+    assert "add a node with GPUs" in str(caught.value)
+    assert at.record["cluster"]["troubles"][0]["code"] == "no-gpu"
     room.wait_clean()
 
 
@@ -234,17 +212,8 @@ def test_an_image_that_is_not_there_is_named(room: Rig) -> None:
     room.wait_clean()
 
 
-def full(room: Rig, pods: int) -> Callable[[], bool]:
-    meta = {"name": "full", "namespace": room.namespace}
-    room.cluster.apply(
-        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": {"pods": str(pods)}}}
-    )
-    until(lambda: room.cluster.get(QUOTA, "full", room.namespace).get("status", {}).get("hard"))
-    return lambda: room.cluster.delete(QUOTA, "full", room.namespace)
-
-
 def test_an_exceeded_quota_is_told(room: Rig) -> None:
-    empty = full(room, 0)
+    empty = room.fill(0)
     try:
         call, _, _ = fitting(room, "quota")
         with pytest.raises(ConfigurationError, match="quota exceeded: full"):
@@ -266,67 +235,3 @@ def test_a_missing_runtime_is_refused_by_the_webhook_and_nothing_is_left(room: R
         kept["metadata"] = {key: kept["metadata"][key] for key in ("name", "namespace", "labels")}
         room.cluster.apply(kept, force=True)
     room.wait_clean()
-
-
-def driver(room: Rig) -> tuple[Object, Path]:
-    pods = until(lambda: room.pods("spark-role=driver"), 150)
-    until(lambda: _state(room) == "RUNNING", 60)
-    return pods[0], room.folder
-
-
-def _state(room: Rig) -> str:
-    found = room.cluster.list(SPARK_APPLICATION, room.namespace)
-    return str(found[0].get("status", {}).get("applicationState", {}).get("state")) if found else ""
-
-
-@pytest.mark.parametrize("good", [True, False])
-def test_a_feature_job_brings_back_its_drivers_answer(room: Rig, good: bool) -> None:
-    at = room.step("features", f"spark-{good}")
-    call = Background(lambda: spark.features(room.place(features=240.0), at, {"flights": 3}))
-    pod, _ = driver(room)
-    name = room.cluster.list(SPARK_APPLICATION, room.namespace)[0]["metadata"]["name"]
-    answer = at.folder / "launched" / f"{name}.json"
-    answer.parent.mkdir()
-    table = {"path": "/lake/t", "fingerprint": "ab", "rows": 3, "reused": False}
-    error = {"error_type": "DataQualityError", "what": "too much is missing.", "where": "column seats", "fix": None}
-    found = {"table": table, "quality": {}, "online": {}}
-    answer.write_text(json.dumps(found if good else {"error": error}))
-    room.end(pod, 0 if good else 7)
-    if good:
-        assert call.join(120) == found
-    else:
-        with pytest.raises(DataQualityError, match=r"column seats: too much is missing\."):
-            call.join(120)
-    room.wait_clean(60)
-
-
-def model(version: int) -> ModelVersion:
-    made = ModelVersion.__new__(ModelVersion)
-    uri = f"/var/lib/fasttrack/packages/flights/v{version}"
-    for name, value in {"name": "flights", "version": version, "digest": f"sha256:{version:064d}", "uri": uri}.items():
-        object.__setattr__(made, name, value)
-    return made
-
-
-def test_a_version_is_served_once_and_put_back_if_the_next_one_does_not_come_up(room: Rig) -> None:
-    text = USECASE.read_text()
-    at = room.step("publish", "one")
-    urls = publish.serve(room.place(publish=90.0), at, model(1), text)
-    assert urls["transformer_url"] == f"http://flights-predictor.{room.namespace}.svc.cluster.local"
-    assert at.record["reused"] is False
-    publish.serve(room.place(publish=90.0), at, model(1), text)
-    assert at.record["reused"] is True
-    empty = full(room, len(room.pods("")))
-    try:
-        with pytest.raises(UnavailableError, match="quota exceeded"):
-            publish.serve(room.place(publish=8.0), at, model(2), text)
-    finally:
-        empty()
-    served = room.cluster.list(INFERENCE_SERVICE, room.namespace)[0]
-    assert served["spec"]["predictor"]["model"]["storageUri"] == "pvc://fasttrack-data/packages/flights/v1"
-    assert at.record["cluster"]["put_back"] == "the version that was served before"
-    room.cluster.delete(INFERENCE_SERVICE, "flights", room.namespace, wait=60)
-    room.wait_clean(60)
-    assert not [
-        m for m in room.cluster.list(CONFIG_MAP, room.namespace) if m["metadata"]["name"].startswith("flights-")
-    ]

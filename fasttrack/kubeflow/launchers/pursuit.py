@@ -198,11 +198,10 @@ class Pursuit:
 
     def _troubles(self) -> list[Trouble]:
         pods = [self._pods[uid] for uid in self._alive]
-        settled = pods and all(pod.get("status", {}).get("phase") == "Running" for pod in pods)
-        events = [] if settled else warnings(self.cluster, self._namespace, self._name)
-        found = diagnosis.of_pods(pods, events)
-        # Events stay for an hour: they count only while there are no pods.
-        return found if pods else diagnosis.of_events(events, self._name)
+        events = warnings(self.cluster, self._namespace, self._name)
+        # Events stay for an hour: they count only while what they are about has no pods.
+        barren = [event for event in events if not _has_pods(event, pods)]
+        return [*diagnosis.of_pods(pods, events), *diagnosis.of_events(barren, self._name)]
 
     def _failure(self, verdict: Verdict) -> Exception:
         self._hear()
@@ -229,3 +228,11 @@ class Pursuit:
             where=f"{self._kind.kind} {self._namespace}/{self._name}",
             fix="Raise the limit (FASTTRACK_LIMIT_*), or give it more resources.",
         )
+
+
+def _has_pods(event: Object, pods: list[Object]) -> bool:
+    about = event["involvedObject"]
+    name = str(about.get("name", ""))
+    # A Deployment that was mended has another ReplicaSet.
+    stem = name.rpartition("-")[0] if about.get("kind") == "ReplicaSet" else name
+    return any(pod["metadata"]["name"].startswith(f"{stem}-") for pod in pods)
