@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tests.cluster.launcher_rig import Rig
 
 def main() -> None:
     """Launch a TrainJob in the namespace that the command line names."""
+    # A shell that starts the tests in the background has its children ignore SIGINT; a pod's processes don't.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     usecase, folder, namespace, run_id = sys.argv[1:5]
     rig = Rig(connect(), namespace, Path(folder), load(usecase))
     rig.step_pod = rig.make_step_pod(f"step-{run_id}")

@@ -105,6 +105,15 @@ def test_an_event_that_comes_in_two_pieces_is_one() -> None:
     assert watched(server)[0] == ["ADDED b"]
 
 
+@pytest.mark.parametrize("broken", [b"\xed\xa0\x80\n", b'{"type": "ADDED", "obj\n', b"<html>\n"])
+def test_what_is_not_json_is_a_lost_connection(broken: bytes) -> None:
+    server = Server([Snapshot([], "5")], [[line("ADDED", obj("b", 6)), broken], [line("MODIFIED", obj("b", 7))]])
+    told, gaps = watched(server)
+    assert told == ["ADDED b", "MODIFIED b"]
+    assert [bool(gap) for gap in gaps] == [True, False]
+    assert server.asked == ["5", "6", "7"]
+
+
 def test_a_watch_that_is_not_permitted_ends() -> None:
     with pytest.raises(AuthorizationError):
         watched(Server([Snapshot([], "5")], [AuthorizationError("no")]))

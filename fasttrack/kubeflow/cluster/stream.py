@@ -118,8 +118,7 @@ class Watch:
         """The changes of one connection; ends when the server ends it."""
         query = {**self._query, "watch": "true", "resourceVersion": self._version, "allowWatchBookmarks": "true"}
         query["timeoutSeconds"] = str(_SERVER_SECONDS)
-        for line in self._lines(query):
-            event = orjson.loads(line)
+        for event in self._events(query):
             kind, obj = event["type"], event["object"]
             if kind == "ERROR":
                 if obj.get("code") == 410:
@@ -135,7 +134,7 @@ class Watch:
                 self._known[uid] = obj
             yield Change(kind, obj)
 
-    def _lines(self, query: dict[str, str]) -> Iterator[bytes]:
+    def _events(self, query: dict[str, str]) -> Iterator[Any]:
         from urllib3.exceptions import HTTPError
 
         path = self._cluster.path(self._kind, self._namespace)
@@ -148,11 +147,11 @@ class Watch:
         try:
             for chunk in self._response.stream(65536, decode_content=False):
                 *lines, rest = (rest + chunk).split(b"\n")
-                yield from (line for line in lines if line)
+                yield from (orjson.loads(line) for line in lines if line)
                 if self._stop.is_set():
                     return
         except (HTTPError, OSError, ValueError, AttributeError) as error:
-            # The last two come from a response that `close` took away from under the read.
+            # A line that is not JSON is a broken connection too; `close` takes the response away from under the read.
             if not self._stop.is_set():
                 raise UnavailableError(f"the connection was lost: {error}", where=self._cluster.host) from error
         finally:
