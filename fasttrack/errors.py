@@ -28,6 +28,15 @@ class FastTrackError(Exception):
         return f"{head} {self.fix}" if self.fix else head
 
 
+def rebuild(kind: object, what: str, *, where: str | None = None, fix: str | None = None) -> FastTrackError | None:
+    """The error that another process told of by the name of its class; None if the tree has no such class."""
+    found = globals().get(str(kind))
+    if not (isinstance(found, type) and issubclass(found, FastTrackError)):
+        return None
+    made: FastTrackError = found(what, where=where, fix=fix)
+    return made
+
+
 class UseCaseError(FastTrackError):
     """The use-case file is malformed, or refers to something that it does not define."""
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fasttrack.cli.output import default_usecase, options, show, table
+from fasttrack.cli.parameters import NAMESPACE, Context, Namespace, Registry, UseCaseArgument
 from fasttrack.progress import note
 from fasttrack.usecase import UseCase, load
 
@@ -21,18 +22,11 @@ if TYPE_CHECKING:
     from fasttrack.kubeflow.footprint import Footprint
     from fasttrack.kubeflow.plan import Change
 
-NAMESPACE = "fasttrack"
 #: What `plan` and `diff` end with if there is something to change and `--exit-code` is given.
 CHANGED = 15
 #: For how many seconds a command waits for an API server that doesn't answer.
 _PATIENCE = 4.0
 
-UseCaseArgument = Annotated[Path | None, typer.Argument(metavar="USECASE", help="The use-case file.")]
-Registry = Annotated[str, typer.Option(help="Image registry to prefix, such as registry.example.com/team.")]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the objects.")]
-Context = Annotated[
-    str | None, typer.Option("--context", help="Context of the kubeconfig; the current one by default.")
-]
 LeaveOut = Annotated[
     list[str] | None, typer.Option("--leave-out", help="As of `compile`: kafka, monitoring, route or schedules.")
 ]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fasttrack.cli.output import default_usecase, settings, show, table
+from fasttrack.cli.parameters import UseCaseFile
 from fasttrack.usecase import load
-
-UseCaseFile = Annotated[Path | None, typer.Option("--usecase", "-u", help="The use-case file.")]
 
 
 def register(app: typer.Typer) -> None:

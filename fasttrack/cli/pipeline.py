@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fasttrack.cli.data import UseCaseFile
 from fasttrack.cli.output import default_usecase, options, settings, show
+from fasttrack.cli.parameters import NAMESPACE, Namespace, Registry, UseCaseArgument, UseCaseFile
 from fasttrack.usecase import load
 
 
@@ -48,11 +48,11 @@ def demo(
 
 def compile(
     context: typer.Context,
-    usecase_file: Annotated[Path | None, typer.Argument(metavar="[USECASE]", help="Use-case file.")] = None,
+    usecase_file: UseCaseArgument = None,
     usecase: UseCaseFile = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("compiled"),
-    registry: Annotated[str, typer.Option(help="Image registry to prefix, such as registry.example.com/team.")] = "",
-    namespace: Annotated[str, typer.Option(help="Namespace of the objects.")] = "fasttrack",
+    registry: Registry = "",
+    namespace: Namespace = NAMESPACE,
     gpus: Annotated[bool, typer.Option("--gpus", help="Train and predict on GPUs.")] = False,
     executors: Annotated[int, typer.Option(help="Most Spark executors at a time.", min=1, max=1000)] = 4,
     replicas: Annotated[str, typer.Option(help="Least and most pods that predict, such as 2-8.")] = "2-8",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fasttrack.cli.data import UseCaseFile
 from fasttrack.cli.output import default_usecase, show
+from fasttrack.cli.parameters import NAMESPACE, Context, Namespace, Registry, UseCaseArgument, UseCaseFile
 from fasttrack.usecase import load
 
 
@@ -19,12 +18,12 @@ def register(app: typer.Typer) -> None:
 
 def submit(
     context: typer.Context,
-    usecase_file: Annotated[Path | None, typer.Argument(metavar="[USECASE]", help="Use-case file.")] = None,
+    usecase_file: UseCaseArgument = None,
     usecase: UseCaseFile = None,
     host: Annotated[str, typer.Option(help="URL of KFP's API.", envvar="KF_PIPELINES_ENDPOINT")] = "",
-    registry: Annotated[str, typer.Option(help="Image registry to prefix, such as registry.example.com/team.")] = "",
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the run.")] = "fasttrack",
-    cluster: Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.")] = None,
+    registry: Registry = "",
+    namespace: Namespace = NAMESPACE,
+    cluster: Context = None,
     run_id: Annotated[str | None, typer.Option(help="Name of the run; default: the time.")] = None,
     token: Annotated[str, typer.Option(help="Bearer token for KFP's API.", envvar="FASTTRACK_KFP_TOKEN")] = "",
     follow: Annotated[bool, typer.Option(help="Stay until the run ends; Ctrl-C lets it go on.")] = True,

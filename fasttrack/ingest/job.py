@@ -68,5 +68,5 @@ def failure(error: errors.FastTrackError) -> dict[str, Any]:
 
 def raise_failure(fields: dict[str, Any]) -> None:
     """Raise the error that `failure` described, as the same class."""
-    kind = getattr(errors, fields["error"], errors.StepError)
-    raise kind(fields["what"], where=fields["where"], fix=fields["fix"])
+    told = {"where": fields["where"], "fix": fields["fix"]}
+    raise errors.rebuild(fields["error"], fields["what"], **told) or errors.StepError(fields["what"], **told)

@@ -20,9 +20,9 @@ from fasttrack.kubeflow.objects import Options, documents
 from fasttrack.kubeflow.pods import NAMESPACE
 from fasttrack.kubeflow.substrates import require_both
 from fasttrack.kubeflow.validation import check
-from fasttrack.usecase import UseCase, dump, load
+from fasttrack.usecase import UseCase, canonical_text, dump, load
 
-__all__ = ["NAMESPACE", "Options", "canonical_text", "compile_usecase", "image", "render"]
+__all__ = ["NAMESPACE", "Options", "compile_usecase", "image", "render"]
 
 _HEAD = "# Made by `fasttrack compile` from the use case {name}; change that and compile again.\n"
 
@@ -89,12 +89,6 @@ def render(
     }
     head = _HEAD.format(name=usecase.name)
     return {n: text if n.endswith(".json") else head + text for n, text in sorted(contents.items())}
-
-
-def canonical_text(usecase: UseCase) -> str:
-    """The use case as YAML text without comments: what a compiled pipeline carries as its parameter's default."""
-    # Not JSON: YAML 1.1 reads its 5e-05 as a word.
-    return yaml.safe_dump(dump(usecase), sort_keys=False, allow_unicode=True, width=120)
 
 
 def _name_images(pipeline: Any, registry: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from fasttrack.errors import ConfigurationError, StorageError
-from fasttrack.kubeflow.cluster.kinds import Kind, Object, kind_of
+from fasttrack.kubeflow.cluster.kinds import Object
 from fasttrack.kubeflow.compile import render
 from fasttrack.kubeflow.experiment import experiment
 from fasttrack.kubeflow.images import SPARK, TRAINER, image
@@ -93,8 +93,3 @@ def run_objects(usecase: UseCase, *, registry: str, namespace: str) -> list[Obje
             storage_uri=f"pvc://{DATA}/packages/{usecase.name}/{digest}",
         ),
     ]
-
-
-def kinds_of(objects: list[Object]) -> list[Kind]:
-    """The kinds among `objects`, once each."""
-    return sorted({kind_of(each) for each in objects})

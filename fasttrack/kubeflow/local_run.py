@@ -9,7 +9,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import psutil
 from fasttrack import errors, runs
 from fasttrack.errors import ConflictError, FastTrackError, GateError, StepError
 from fasttrack.kubeflow.definitions import training_pipeline
+from fasttrack.kubeflow.interrupt import interruptible
 from fasttrack.kubeflow.step_log import StepLog
 from fasttrack.settings import Settings
 from fasttrack.steps.frame import OWNER, check_run_id
@@ -82,7 +82,7 @@ def run_local(
     stdout = StepLog(log, sys.stderr, verbose=verbose)
     state, message = "FAILED", ""
     try:
-        with _environment(pipeline, settings), _interruptible(), contextlib.redirect_stdout(stdout):
+        with _environment(pipeline, settings), interruptible(), contextlib.redirect_stdout(stdout):
             state, message = _execute(pipeline, {"usecase": text, "run_id": run_id}, folder / "kfp")
     except KeyboardInterrupt:
         state, message = "CANCELED", "interrupted"
@@ -129,23 +129,6 @@ def _environment(pipeline: Any, settings: Settings) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _end_steps() -> None:
@@ -199,8 +182,8 @@ def _error(found: dict[str, Any], log: Path, last_line: str) -> FastTrackError:
 
 def _cause(record: dict[str, Any]) -> Exception:
     """The error that a step's record tells of."""
-    kind = getattr(errors, str(record.get("error_type")), None)
-    if isinstance(kind, type) and issubclass(kind, FastTrackError) and record.get("what"):
-        made: FastTrackError = kind(record["what"], where=record.get("where"), fix=record.get("fix"))
-        return made
+    if told := record.get("what"):
+        made = errors.rebuild(record.get("error_type"), told, where=record.get("where"), fix=record.get("fix"))
+        if made is not None:
+            return made
     return RuntimeError(f"{record.get('error_type', 'Error')}: {record.get('error', 'no reason given')}")

@@ -10,7 +10,7 @@ from typing import Any
 from fasttrack.errors import FastTrackError, StepError
 from fasttrack.kubeflow.cluster.client import Cluster
 from fasttrack.kubeflow.cluster.kinds import Object
-from fasttrack.kubeflow.compile import canonical_text, render
+from fasttrack.kubeflow.compile import render
 from fasttrack.kubeflow.compiled import compiled_objects
 from fasttrack.kubeflow.kfp_api import Api
 from fasttrack.kubeflow.objects import Options
@@ -20,7 +20,7 @@ from fasttrack.kubeflow.preflight import require_ready
 from fasttrack.kubeflow.run_watch import RunWatch
 from fasttrack.progress import note
 from fasttrack.steps.frame import check_run_id
-from fasttrack.usecase import UseCase
+from fasttrack.usecase import UseCase, canonical_text
 
 _PACKAGE = "kfp/training.yaml"
 

@@ -124,6 +124,5 @@ def describe(error: FastTrackError) -> dict[str, Any]:
 
 def rebuild(found: dict[str, Any]) -> FastTrackError:
     """The error that `describe` wrote."""
-    kind = getattr(errors, found["type"], FastTrackError)
-    made: FastTrackError = kind(found["what"], where=found["where"], fix=found["fix"])
-    return made
+    told = {"where": found["where"], "fix": found["fix"]}
+    return errors.rebuild(found["type"], found["what"], **told) or FastTrackError(found["what"], **told)

@@ -159,6 +159,12 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "FastTrack use case", **schema}
 
 
+def canonical_text(usecase: UseCase) -> str:
+    """The use case as YAML text without comments: the same for all files that say the same."""
+    # Not JSON: YAML 1.1 reads its 5e-05 as a word.
+    return yaml.safe_dump(dump(usecase), sort_keys=False, allow_unicode=True, width=120)
+
+
 def dump(usecase: BaseModel) -> dict[str, Any]:
     """The use case as plain JSON values, such that `UseCase.model_validate` gives it back."""
     return usecase.model_dump(mode="json", exclude_none=True)

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fasttrack.kubeflow.compiled import compiled_objects
 from fasttrack.usecase import UseCase, load
+from tests.cluster import plan_rig
 from tests.cluster.kubectl import HOW_TO_START, Kubectl, Object
+from tests.cluster.plan_rig import Room
 
 ROOT = Path(__file__).parents[2]
 KUSTOMIZE = ROOT / "manifests/kustomize"
@@ -46,9 +49,7 @@ def room(cluster: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     name = f"test-{uuid.uuid4().hex[:8]}"
     objects = rendered(cluster, tmp_path_factory.mktemp("room"), name)
     # Nothing that starts pods, and nothing that belongs to the whole cluster.
-    wanted = [
-        each for each in objects if each["kind"] not in ("Gateway", "HTTPRoute", "Deployment", "Job", *CLUSTER_WIDE)
-    ]
+    wanted = [each for each in objects if each["kind"] not in (*NOT_IN_A_ROOM, *CLUSTER_WIDE)]
     volumes = [_volume(each) for each in wanted if each["kind"] == "PersistentVolumeClaim"]
     try:
         cluster.apply(*volumes, *wanted)
@@ -56,6 +57,20 @@ def room(cluster: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     finally:
         remove(cluster, name)
         cluster.run("delete", "persistentvolume", *(each["metadata"]["name"] for each in volumes), "--ignore-not-found")
+
+
+@pytest.fixture(scope="module")
+def furnished() -> Iterator[Room]:
+    """A namespace with all that commands look for; tests put back what they take away."""
+    with plan_rig.room() as made:
+        made.furnish()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def objects(furnished: Room, flights: UseCase) -> list[Object]:
+    """What is compiled of the example for that namespace."""
+    return compiled_objects(flights, registry="registry.invalid", namespace=furnished.name)
 
 
 def _volume(claim: Object) -> Object:

@@ -44,22 +44,7 @@ from tests.cluster.plan_rig import (
     user,
 )
 
-QUOTA = Kind("v1", "ResourceQuota")
-WEBHOOKS = Kind("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration")
 READ = ["get", "list", "watch"]
-
-
-@pytest.fixture(scope="module")
-def furnished() -> Iterator[Room]:
-    """A namespace with all that the base brings; tests put back what they take away."""
-    with room() as made:
-        made.furnish()
-        yield made
-
-
-@pytest.fixture(scope="module")
-def objects(furnished: Room) -> list[Object]:
-    return compiled_objects(load(FLIGHTS), registry="registry.invalid", namespace=furnished.name)
 
 
 # ---------------------------------------------------------------- a good cluster

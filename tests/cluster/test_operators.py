@@ -10,14 +10,13 @@ import pytest
 import yaml
 
 from fasttrack.errors import ConfigurationError
-from fasttrack.kubeflow.compile import canonical_text
 from fasttrack.kubeflow.experiment import experiment
 from fasttrack.kubeflow.inference import inference_service
 from fasttrack.kubeflow.names import usecase_object
 from fasttrack.kubeflow.spark import spark_application
 from fasttrack.kubeflow.trainjob import train_job
 from fasttrack.kubeflow.validation import check
-from fasttrack.usecase import UseCase
+from fasttrack.usecase import UseCase, canonical_text
 from tests.cluster.conftest import KUSTOMIZE
 from tests.cluster.kubectl import Kubectl, Object, Refused, until
 

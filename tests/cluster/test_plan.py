@@ -20,14 +20,6 @@ OURS = {USECASE_LABEL: "flights", "app.kubernetes.io/managed-by": MANAGER}
 
 
 @pytest.fixture(scope="module")
-def furnished() -> Iterator[Room]:
-    """A namespace with all that the base brings, and nothing of a use case."""
-    with room() as made:
-        made.furnish()
-        yield made
-
-
-@pytest.fixture(scope="module")
 def plain() -> Iterator[Room]:
     """An empty namespace; each test uses names of its own."""
     with room() as made:

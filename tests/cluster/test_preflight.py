@@ -21,31 +21,12 @@ from fasttrack.kubeflow.cluster.kinds import (
     Kind,
     Object,
 )
-from fasttrack.kubeflow.compiled import compiled_objects
 from fasttrack.kubeflow.plan import to_apply
 from fasttrack.kubeflow.preflight import require_ready
-from fasttrack.usecase import load
-from tests.cluster.plan_rig import FLIGHTS, Room, doctor, fasttrack, nothing_applied, room, until
+from tests.cluster.plan_rig import FLIGHTS, Room, doctor, fasttrack, nothing_applied, until
 
 QUOTA = Kind("v1", "ResourceQuota")
 WEBHOOKS = Kind("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration")
-READ = ["get", "list", "watch"]
-
-
-@pytest.fixture(scope="module")
-def furnished() -> Iterator[Room]:
-    """A namespace with all that the base brings; tests put back what they take away."""
-    with room() as made:
-        made.furnish()
-        yield made
-
-
-@pytest.fixture(scope="module")
-def objects(furnished: Room) -> list[Object]:
-    return compiled_objects(load(FLIGHTS), registry="registry.invalid", namespace=furnished.name)
-
-
-# ---------------------------------------------------------------- room
 
 
 @contextmanager

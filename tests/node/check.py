@@ -18,12 +18,11 @@ from typing import Any
 
 from fasttrack import usecase as usecases
 from fasttrack.kubeflow import pods
-from fasttrack.kubeflow.compile import canonical_text
 from fasttrack.kubeflow.inference import Scaling, inference_service, storage_uri
 from fasttrack.kubeflow.spark import spark_application
 from fasttrack.kubeflow.trainjob import train_job, training_runtime
 from fasttrack.registry.store import Registry
-from fasttrack.usecase import UseCase
+from fasttrack.usecase import UseCase, canonical_text
 from tests.features_histories import random_histories, shop, write_lake
 from tests.node import rig
 from tests.node.rig import NAMESPACE, REGISTRY, VERSION, Object

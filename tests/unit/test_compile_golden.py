@@ -16,11 +16,11 @@ import yaml
 import fasttrack
 from fasttrack.errors import StorageError, UseCaseError
 from fasttrack.kubeflow import compile as compiling
-from fasttrack.kubeflow.compile import Options, canonical_text, compile_usecase, render
+from fasttrack.kubeflow.compile import Options, compile_usecase, render
 from fasttrack.kubeflow.kafka_objects import kafka_topics
 from fasttrack.kubeflow.objects import documents as documents_of
 from fasttrack.kubeflow.validation import check
-from fasttrack.usecase import dump, load, parse
+from fasttrack.usecase import canonical_text, dump, load, parse
 from tests.golden.refresh import CASES
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fasttrack.errors import ConfigurationError, DeadlineError, NotFoundError
 from fasttrack.kubeflow.cluster.connection import api_client
 from fasttrack.kubeflow.cluster.discovery import Discovery
-from fasttrack.kubeflow.cluster.kinds import NAMESPACE, POD, Kind, Object, kind_of
+from fasttrack.kubeflow.cluster.kinds import POD, Kind, Object, kind_of
 from fasttrack.kubeflow.cluster.refusals import Expired
 from fasttrack.kubeflow.cluster.stream import Change, Watch
 
@@ -247,15 +247,6 @@ class Cluster(Discovery):
         }
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
         return bool(self.request("POST", path, body=body, where="access review")["status"]["allowed"])
-
-    def require_namespace(self, name: str) -> None:
-        """Refuse a namespace that isn't there.
-
-        Raises:
-            NotFoundError: with the command that makes it.
-        """
-        if self.find(NAMESPACE, name) is None:
-            raise NotFoundError(f"there is no namespace {name!r}.", fix=f"kubectl create namespace {name}")
 
     def _write(
         self, method: str, obj: Mapping[str, Any], query: dict[str, str], dry_run: bool, content: str = ""

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import orjson
-import yaml
 
 from fasttrack.errors import DeadlineError, FastTrackError, UnavailableError
 from fasttrack.kubeflow.cluster.kinds import CONFIG_MAP, POD, Kind, Object, kind_of
+from fasttrack.kubeflow.interrupt import interruptible
 from fasttrack.kubeflow.launchers.place import Place
 from fasttrack.kubeflow.launchers.pursuit import Pursuit, Setback, Work
 from fasttrack.kubeflow.names import label_value, object_name, usecase_object
 from fasttrack.kubeflow.pods import RUN_LABEL, USECASE_FILE, USECASE_LABEL, labels
 from fasttrack.progress import note
 from fasttrack.steps.frame import Step
-from fasttrack.usecase import dump
+from fasttrack.usecase import canonical_text
 
 DIGEST = "fasttrack.ai/digest"
 STEP_LABEL = "fasttrack.ai/step"
@@ -78,7 +75,7 @@ class Launch:
             KeyboardInterrupt: the step was cancelled.
         """
         limits = self._place.limits
-        with interruptible():
+        with interruptible(once=True):
             for attempt in range(1, limits.attempts + 1):
                 self._said["attempts"] = attempt
                 try:
@@ -148,8 +145,7 @@ class Launch:
 
     def _use_case_file(self, step: str) -> Object:
         """The run's own use case: the shared ConfigMap may be replaced while the run goes on."""
-        # Not JSON: YAML 1.1 reads its 5e-05 as a word.
-        text = yaml.safe_dump(dump(self._at.usecase), sort_keys=False, allow_unicode=True, width=120)
+        text = canonical_text(self._at.usecase)
         made = {"apiVersion": "v1", "kind": "ConfigMap", "immutable": True, "data": {USECASE_FILE: text}}
         meta = {"name": self._name, "namespace": self._place.namespace}
         return self._owned({**made, "metadata": meta}, step)
@@ -167,24 +163,6 @@ class Launch:
         if self._place.owner is not None:
             meta["ownerReferences"] = [self._place.owner]
         return {**obj, "metadata": meta}
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let the first SIGTERM end the block as Ctrl-C does; a second one must not end the cleaning up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def with_file(obj: Object, shared: str, own: str) -> Object:

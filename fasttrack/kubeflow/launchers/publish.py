@@ -14,7 +14,8 @@ from fasttrack.kubeflow.cluster import diagnosis
 from fasttrack.kubeflow.cluster.follow import Feed, Selection, warnings
 from fasttrack.kubeflow.cluster.kinds import DEPLOYMENT, INFERENCE_SERVICE, POD, Object
 from fasttrack.kubeflow.inference import inference_service
-from fasttrack.kubeflow.launchers.launch import interruptible, with_file
+from fasttrack.kubeflow.interrupt import interruptible
+from fasttrack.kubeflow.launchers.launch import with_file
 from fasttrack.kubeflow.launchers.place import Place
 from fasttrack.kubeflow.names import usecase_object
 from fasttrack.progress import note
@@ -57,7 +58,7 @@ def serve(place: Place, at: Step, model: ModelVersion, usecase: str) -> dict[str
     obj = with_file(obj, shared, own)
     # Said outright: the compiled object is stopped, and whoever applied it still owns that annotation.
     obj["metadata"].setdefault("annotations", {})["serving.kserve.io/stop"] = "false"
-    with interruptible():
+    with interruptible(once=True):
         before = cluster.find(INFERENCE_SERVICE, name, place.namespace)
         said: dict[str, Any] = {"kind": "InferenceService", "name": name, "namespace": place.namespace}
         at.record["cluster"] = said

@@ -99,8 +99,6 @@ def _own_error(path: Path) -> FastTrackError | None:
         found = orjson.loads(path.read_bytes())["error"]
     except (OSError, orjson.JSONDecodeError, KeyError):
         return None
-    kind = getattr(errors, str(found.get("error_type")), None)
-    if not (isinstance(kind, type) and issubclass(kind, FastTrackError)):
-        return StepError(f"{found.get('error_type')}: {found.get('what')}", where="SparkApplication's driver")
-    made: FastTrackError = kind(found["what"], where=found.get("where"), fix=found.get("fix"))
-    return made
+    kind, what = found.get("error_type"), found.get("what")
+    made = errors.rebuild(kind, what, where=found.get("where"), fix=found.get("fix"))
+    return made or StepError(f"{kind}: {what}", where="SparkApplication's driver")
