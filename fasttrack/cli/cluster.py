@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fasttrack.cli.output import default_usecase, options, show, table
-from fasttrack.cli.parameters import NAMESPACE, Context, Namespace, Registry, UseCaseArgument
+from fasttrack.cli.parameters import NAMESPACE, Compiled, Context, Namespace, Registry, UseCaseArgument
 from fasttrack.progress import note
 from fasttrack.usecase import UseCase, load
 
@@ -29,9 +29,6 @@ _PATIENCE = 4.0
 
 LeaveOut = Annotated[
     list[str] | None, typer.Option("--leave-out", help="As of `compile`: kafka, monitoring, route or schedules.")
-]
-Compiled = Annotated[
-    Path | None, typer.Option("--compiled", help="Take what `fasttrack compile -o DIR` wrote, with all its options.")
 ]
 ExitCode = Annotated[bool, typer.Option("--exit-code", help=f"End with {CHANGED} if something would change.")]
 

@@ -14,6 +14,9 @@ UseCaseFile = Annotated[Path | None, typer.Option("--usecase", "-u", help="The u
 UseCaseArgument = Annotated[Path | None, typer.Argument(metavar="[USECASE]", help="The use-case file.")]
 Registry = Annotated[str, typer.Option(help="Image registry to prefix, such as registry.example.com/team.")]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the objects.")]
+Compiled = Annotated[
+    Path | None, typer.Option("--compiled", help="Take what `fasttrack compile -o DIR` wrote, with all its options.")
+]
 Context = Annotated[
     str | None, typer.Option("--context", help="Context of the kubeconfig; the current one by default.")
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fasttrack.cli.output import default_usecase, show
-from fasttrack.cli.parameters import NAMESPACE, Context, Namespace, Registry, UseCaseArgument, UseCaseFile
+from fasttrack.cli.parameters import NAMESPACE, Compiled, Context, Namespace, Registry, UseCaseArgument, UseCaseFile
 from fasttrack.usecase import load
 
 
@@ -23,6 +23,7 @@ def submit(
     host: Annotated[str, typer.Option(help="URL of KFP's API.", envvar="KF_PIPELINES_ENDPOINT")] = "",
     registry: Registry = "",
     namespace: Namespace = NAMESPACE,
+    compiled: Compiled = None,
     cluster: Context = None,
     run_id: Annotated[str | None, typer.Option(help="Name of the run; default: the time.")] = None,
     token: Annotated[str, typer.Option(help="Bearer token for KFP's API.", envvar="FASTTRACK_KFP_TOKEN")] = "",
@@ -41,6 +42,7 @@ def submit(
         run_id=run_id or new_run_id(),
         registry=registry,
         namespace=namespace,
+        folder=compiled,
         token=token,
         follow=follow,
     )

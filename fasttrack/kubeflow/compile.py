@@ -18,6 +18,7 @@ from fasttrack.kubeflow.images import PREFIX, image
 from fasttrack.kubeflow.names import usecase_object
 from fasttrack.kubeflow.objects import Options, documents
 from fasttrack.kubeflow.pods import NAMESPACE
+from fasttrack.kubeflow.run_options import LAUNCHERS, RunOptions
 from fasttrack.kubeflow.substrates import require_both
 from fasttrack.kubeflow.validation import check
 from fasttrack.usecase import UseCase, canonical_text, dump, load
@@ -71,15 +72,16 @@ def render(
     Raises:
         ConfigurationError: as for `compile_usecase`.
     """
+    chosen = options or Options()
     pipeline = training_pipeline(usecase)
-    _name_images(pipeline, registry)
+    _complete_steps(pipeline, registry, RunOptions(chosen.gpus, chosen.executors))
     whole, version = _manifests(pipeline, usecase, namespace)
     spec, platform = version["spec"]["pipelineSpec"], version["spec"]["platformSpec"]
     require_both(spec)
     made = {
         "pipeline.yaml": [whole, version],
         "usecase.yaml": [_usecase(usecase, namespace)],
-        **documents(usecase, options or Options(), registry, namespace, version["metadata"]["name"]),
+        **documents(usecase, chosen, registry, namespace, version["metadata"]["name"]),
     }
     check([document for name in sorted(made) for document in made[name]], restricted=[namespace])
     contents = {
@@ -91,13 +93,16 @@ def render(
     return {n: text if n.endswith(".json") else head + text for n, text in sorted(contents.items())}
 
 
-def _name_images(pipeline: Any, registry: str) -> None:
-    """Components name their image without registry and version, which are known only here."""
+def _complete_steps(pipeline: Any, registry: str, options: RunOptions) -> None:
+    """What only the compiler knows of the steps: registry and version of their images, and what the launchers make."""
     for executor in pipeline.pipeline_spec.deployment_spec["executors"].values():
         name = executor["container"]["image"]
         if not name.startswith(PREFIX):
             raise ConfigurationError(f"a step has the image {name!r}.", fix=f"Name it {PREFIX}<step>.")
-        executor["container"]["image"] = image(registry, name.removeprefix(PREFIX))
+        step = name.removeprefix(PREFIX)
+        executor["container"]["image"] = image(registry, step)
+        if step in LAUNCHERS:
+            executor["container"]["env"] = options.variables()
 
 
 def _manifests(pipeline: Any, usecase: UseCase, namespace: str) -> tuple[dict[str, Any], dict[str, Any]]:

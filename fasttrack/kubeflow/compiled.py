@@ -12,11 +12,16 @@ from fasttrack.kubeflow.compile import render
 from fasttrack.kubeflow.experiment import experiment
 from fasttrack.kubeflow.images import SPARK, TRAINER, image
 from fasttrack.kubeflow.inference import inference_service
+from fasttrack.kubeflow.names import usecase_object
 from fasttrack.kubeflow.objects import Options
-from fasttrack.kubeflow.pods import DATA, DATA_PATH
+from fasttrack.kubeflow.pods import DATA, DATA_PATH, USECASE_FILE
 from fasttrack.kubeflow.spark import spark_application
 from fasttrack.kubeflow.trainjob import train_job
-from fasttrack.usecase import UseCase
+from fasttrack.usecase import UseCase, canonical_text
+
+#: The pipeline among the files of `fasttrack compile`, as KFP's API takes it.
+PACKAGE = "kfp/training.yaml"
+_WRITE = "Write it: `fasttrack compile USECASE -o DIR`, and name the same use case and namespace."
 
 
 def compiled_objects(
@@ -41,13 +46,41 @@ def written_objects(folder: Path) -> list[Object]:
     try:
         texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir()) if path.is_file()}
     except OSError as error:
-        fix = "Name a folder that `fasttrack compile -o DIR` wrote."
-        raise StorageError(f"can't be read: {error.strerror}.", where=str(folder), fix=fix) from error
+        raise StorageError(f"can't be read: {error.strerror}.", where=str(folder), fix=_WRITE) from error
     found = [each for name, text in texts.items() if _applied(name) for each in _documents(text, str(folder / name))]
     if not found:
-        fix = "Write it: `fasttrack compile USECASE -o DIR`."
-        raise ConfigurationError("there are no objects.", where=str(folder), fix=fix)
+        raise ConfigurationError("there are no objects.", where=str(folder), fix=_WRITE)
     return found
+
+
+def written_package(folder: Path) -> str:
+    """The pipeline, as KFP's API takes it, of a folder that `fasttrack compile` wrote.
+
+    Raises:
+        StorageError: it can't be read.
+    """
+    try:
+        return (folder / PACKAGE).read_text(encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"can't be read: {error.strerror}.", where=str(folder / PACKAGE), fix=_WRITE) from error
+
+
+def require_same(objects: list[Object], usecase: UseCase, namespace: str, folder: Path) -> None:
+    """Refuse written objects that are of another use case, of another state of it, or of another namespace.
+
+    Raises:
+        ConfigurationError: they are.
+    """
+    names = {"name": usecase_object(usecase), "namespace": namespace}
+    found = [each for each in objects if each["kind"] == "ConfigMap" and names.items() <= each["metadata"].items()]
+    if not found:
+        raise ConfigurationError(
+            f"holds nothing of the use case {usecase.name} in the namespace {namespace}.", where=str(folder), fix=_WRITE
+        )
+    if found[0]["data"][USECASE_FILE] != canonical_text(usecase):
+        raise ConfigurationError(
+            f"was compiled from another state of the use case {usecase.name}.", where=str(folder), fix=_WRITE
+        )
 
 
 def _applied(name: str) -> bool:

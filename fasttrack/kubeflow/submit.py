@@ -11,7 +11,7 @@ from fasttrack.errors import FastTrackError, StepError
 from fasttrack.kubeflow.cluster.client import Cluster
 from fasttrack.kubeflow.cluster.kinds import Object
 from fasttrack.kubeflow.compile import render
-from fasttrack.kubeflow.compiled import compiled_objects
+from fasttrack.kubeflow.compiled import PACKAGE, compiled_objects, require_same, written_objects, written_package
 from fasttrack.kubeflow.kfp_api import Api
 from fasttrack.kubeflow.objects import Options
 from fasttrack.kubeflow.plan import to_apply
@@ -21,8 +21,6 @@ from fasttrack.kubeflow.run_watch import RunWatch
 from fasttrack.progress import note
 from fasttrack.steps.frame import check_run_id
 from fasttrack.usecase import UseCase, canonical_text
-
-_PACKAGE = "kfp/training.yaml"
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ def submit(
     registry: str = "",
     namespace: str = "fasttrack",
     options: Options | None = None,
+    folder: Path | None = None,
     token: str = "",
     follow: bool = True,
 ) -> Submitted:
@@ -75,19 +74,26 @@ def submit(
         registry: what stands before the images.
         namespace: where it runs.
         options: as of `fasttrack.kubeflow.compile.render`.
+        folder: take what `fasttrack compile` wrote there, instead of compiling with `registry` and `options`.
         token: bearer token for KFP's API, where it wants one.
         follow: stay until the run ends.
 
     Raises:
-        ConfigurationError: the pipeline, or an object, would be refused; nothing was applied.
+        ConfigurationError: the pipeline, or an object, would be refused, or the folder is of another use case or
+            namespace; nothing was applied.
+        StorageError: the folder can't be read.
         NotFoundError: there is no such namespace.
         UnavailableError: the cluster or KFP does not answer.
         StepError: the run failed; `where` names the task, the message what ailed its pods.
         KeyboardInterrupt: the following was ended; the run goes on.
     """
     check_run_id(run_id)
-    package = render(usecase, registry=registry, namespace=namespace, options=options)[_PACKAGE]
-    objects = compiled_objects(usecase, registry=registry, namespace=namespace, options=options)
+    if folder is None:
+        package = render(usecase, registry=registry, namespace=namespace, options=options)[PACKAGE]
+        objects = compiled_objects(usecase, registry=registry, namespace=namespace, options=options)
+    else:
+        package, objects = written_package(folder), written_objects(folder)
+        require_same(objects, usecase, namespace, folder)
     api = Api.connect(host, token, namespace)
     for finding in require_ready(cluster, objects):
         note(f"  {finding.name}: {finding.detail}")

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from fasttrack.errors import AuthenticationError, ConfigurationError, UnavailableError
+from fasttrack.errors import AuthenticationError, ConfigurationError, StorageError, UnavailableError
 from fasttrack.kubeflow import submit as module
+from fasttrack.kubeflow.compile import compile_usecase
 from fasttrack.kubeflow.kfp_api import Api
+from fasttrack.kubeflow.objects import Options
+from fasttrack.kubeflow.run_options import RunOptions
 from fasttrack.kubeflow.run_watch import RunWatch
-from fasttrack.usecase import load
+from fasttrack.usecase import load, parse
 from tests.unit.kfp_double import Kfp, kfp_server, run_as
 
 USECASE = Path(__file__).parents[2] / "examples/flights/usecase.yaml"
@@ -100,6 +103,44 @@ def test_what_would_be_refused_stops_it_before_anything_is_applied(kfp: Kfp, mon
     cluster = Recorded()
     with pytest.raises(ConfigurationError):
         module.submit(load(USECASE), cluster, host=kfp.host, run_id="run-1")  # type: ignore[arg-type]
+    assert (cluster.applied, kfp.started) == ([], [])
+
+
+def test_a_compiled_folder_is_submitted_with_all_its_options(
+    kfp: Kfp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kfp.states = [run_as("SUCCEEDED", {"drain": "SUCCEEDED"})]
+    monkeypatch.setattr(module, "require_ready", lambda cluster, objects: [])
+    options = Options(gpus=True, executors=9, leave_out=("kafka",))
+    compile_usecase(USECASE, tmp_path, registry="r.example", namespace="team", options=options)
+    cluster, usecase = Recorded(), load(USECASE)
+    module.submit(usecase, cluster, host=kfp.host, run_id="run-1", namespace="team", folder=tmp_path)  # type: ignore[arg-type]
+    (sent,) = kfp.started
+    container = sent["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"]["exec-train"]["container"]
+    assert RunOptions.from_environment({each["name"]: each["value"] for each in container["env"]}) == RunOptions(
+        True, 9
+    )
+    assert "KafkaTopic" not in cluster.applied
+
+
+@pytest.mark.parametrize(
+    ("change", "namespace", "reason"),
+    [
+        ("", "elsewhere", "holds nothing of the use case flights in the namespace elsewhere"),
+        ("epochs: 7", "fasttrack", "another state of the use case"),
+    ],
+)
+def test_a_compiled_folder_of_another_state_or_namespace_is_refused(
+    kfp: Kfp, tmp_path: Path, change: str, namespace: str, reason: str
+) -> None:
+    compile_usecase(USECASE, tmp_path)
+    usecase = parse(USECASE.read_text().replace("epochs: 6", change or "epochs: 6"))
+    cluster = Recorded()
+    with pytest.raises(ConfigurationError, match=reason):
+        module.submit(usecase, cluster, host=kfp.host, run_id="r", namespace=namespace, folder=tmp_path)  # type: ignore[arg-type]
+    (tmp_path / "kfp/training.yaml").unlink()
+    with pytest.raises(StorageError, match="can't be read"):
+        module.submit(usecase, cluster, host=kfp.host, run_id="r", namespace=namespace, folder=tmp_path)  # type: ignore[arg-type]
     assert (cluster.applied, kfp.started) == ([], [])
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from fasttrack.errors import AuthorizationError, ConfigurationError
 from fasttrack.kubeflow.cluster.client import Cluster, connect
 from fasttrack.kubeflow.cluster.connection import pod_namespace
 from fasttrack.kubeflow.cluster.kinds import POD, Object
 from fasttrack.kubeflow.images import PREFIX
+from fasttrack.kubeflow.run_options import RunOptions
 from fasttrack.progress import note
 from fasttrack.usecase.durations import parse_duration
 
@@ -51,11 +52,11 @@ class Limits:
         """
         env = os.environ if environ is None else environ
         found: dict[str, float | int] = {}
-        for field in fields(cls):
-            variable = _LIMIT + field.name.upper()
+        for limit in fields(cls):
+            variable = _LIMIT + limit.name.upper()
             if text := env.get(variable):
                 try:
-                    found[field.name] = int(text) if field.name == "attempts" else parse_duration(text).total_seconds()
+                    found[limit.name] = int(text) if limit.name == "attempts" else parse_duration(text).total_seconds()
                 except ValueError as error:
                     raise ConfigurationError(
                         str(error), where=variable, fix="Write, for instance, 30m or 12h."
@@ -72,7 +73,7 @@ class Place:
         namespace: the step's own.
         registry: what stands before ``fasttrack/...`` in image names: where the step's own image came from.
         owner: reference to the step's pod: when it is deleted, so is what it made; None outside of pods.
-        gpus: train on nodes with GPUs.
+        options: what `fasttrack compile` was told.
         limits: how long anything may take.
     """
 
@@ -80,7 +81,7 @@ class Place:
     namespace: str
     registry: str = ""
     owner: Object | None = None
-    gpus: bool = False
+    options: RunOptions = field(default_factory=RunOptions)
     limits: Limits = Limits()
 
     @classmethod
@@ -88,13 +89,13 @@ class Place:
         """The place of the step that this process is.
 
         Raises:
-            ConfigurationError: it is in no pod, or a limit is malformed.
+            ConfigurationError: it is in no pod, or a limit or option is malformed.
         """
         cluster, namespace = connect(), pod_namespace()
         pod = _own_pod(cluster, namespace)
         registry = os.environ.get("FASTTRACK_REGISTRY") or (_registry(pod) if pod else "")
-        gpus = os.environ.get("FASTTRACK_GPUS", "").lower() in ("1", "true", "yes")
-        return cls(cluster, namespace, registry, owner_reference(pod), gpus, Limits.from_environment())
+        options, limits = RunOptions.from_environment(os.environ), Limits.from_environment()
+        return cls(cluster, namespace, registry, owner_reference(pod), options, limits)
 
 
 def owner_reference(pod: Object | None) -> Object | None:

@@ -50,7 +50,7 @@ def serve(place: Place, at: Step, model: ModelVersion, usecase: str) -> dict[str
         version=model.version,
         digest=model.digest,
         storage_uri=storage_uri(model.uri),
-        gpus=place.gpus,
+        gpus=place.options.gpus,
     )
     name = obj["metadata"]["name"]
     cluster = place.cluster

@@ -39,6 +39,7 @@ def features(place: Place, at: Step, versions: dict[str, int]) -> dict[str, Any]
         name=name,
         versions=versions,
         result=str(answer),
+        executors=place.options.executors,
         run_id=at.run_id,
     )
     work = Work(

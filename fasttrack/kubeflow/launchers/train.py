@@ -49,7 +49,7 @@ def fit(
         architecture=architecture,
         parameters=parameters,
         out=str(folder),
-        gpus=place.gpus,
+        gpus=place.options.gpus,
         run_id=at.run_id,
     )
     work = Work(

@@ -39,7 +39,13 @@ def search(place: Place, at: Step, step: str, features: str, round: int) -> dict
     """
     name = launch_name(at, step, _NAME_LIMIT)
     obj = experiment(
-        at.usecase, image=image(place.registry, TRAINER), namespace=place.namespace, name=name, features=features
+        at.usecase,
+        image=image(place.registry, TRAINER),
+        namespace=place.namespace,
+        name=name,
+        features=features,
+        gpus=place.options.gpus,
+        run_id=at.run_id,
     )
     _vary(obj, at.usecase, round)
     work = Work(
