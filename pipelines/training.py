@@ -29,9 +29,6 @@ _PLAIN = (
     *("LIMIT_PENDING", "LIMIT_STUCK", "LIMIT_CLEANUP", "LIMIT_ATTEMPTS"),
 )
 _SECRET = ("POSTGRES", "REDIS")
-#: CPU, memory and most memory of a step's pod: quotas refuse pods that don't say. Most steps only wait for others.
-_NEEDS = {"drain": ("1", "1Gi", "4Gi"), "validate": ("500m", "1Gi", "4Gi"), "evaluate": ("1", "2Gi", "8Gi")}
-_SMALL = ("100m", "256Mi", "1Gi")
 #: Which steps see which key: nobody but the step that signs packages can read the private one.
 _KEYS = {
     pods.SIGNING_KEY: (pods.SIGNING_PATH, ("register",)),
@@ -92,11 +89,9 @@ def _round(number: int, rounds: int, given: Given) -> None:
 
 
 def _settle(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """What every task has: room, settings, keys, the volume; no cache of KFP's, as steps know what is still good."""
+    """What every task has: no cache of KFP's (steps know themselves what is still good), settings, keys, the volume."""
     task.set_caching_options(False)
     step = task.component_spec.name
-    cpu, memory, most = _NEEDS.get(step, _SMALL)
-    task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(most)
     task.platform_config["kubernetes"] = {
         "configMapAsEnv": [_variables("configMapName", pods.SETTINGS, "configMapKey", _PLAIN)],
         "secretAsEnv": [_variables("secretName", pods.SECRETS, "secretKey", _SECRET)],

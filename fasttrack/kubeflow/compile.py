@@ -11,14 +11,15 @@ from typing import Any
 import orjson
 import yaml
 
-from fasttrack.errors import ConfigurationError, StorageError
+from fasttrack.errors import StorageError
 from fasttrack.kubeflow import pods
 from fasttrack.kubeflow.definitions import training_pipeline
-from fasttrack.kubeflow.images import PREFIX, image
+from fasttrack.kubeflow.images import image
 from fasttrack.kubeflow.names import usecase_object
 from fasttrack.kubeflow.objects import Options, documents
 from fasttrack.kubeflow.pods import NAMESPACE
-from fasttrack.kubeflow.run_options import LAUNCHERS, RunOptions
+from fasttrack.kubeflow.run_options import RunOptions
+from fasttrack.kubeflow.step_pods import complete_steps
 from fasttrack.kubeflow.substrates import require_both
 from fasttrack.kubeflow.validation import check
 from fasttrack.usecase import UseCase, canonical_text, dump, load
@@ -74,7 +75,7 @@ def render(
     """
     chosen = options or Options()
     pipeline = training_pipeline(usecase)
-    _complete_steps(pipeline, registry, RunOptions(chosen.gpus, chosen.executors))
+    complete_steps(pipeline, registry, RunOptions(chosen.gpus, chosen.executors))
     whole, version = _manifests(pipeline, usecase, namespace)
     spec, platform = version["spec"]["pipelineSpec"], version["spec"]["platformSpec"]
     require_both(spec)
@@ -91,18 +92,6 @@ def render(
     }
     head = _HEAD.format(name=usecase.name)
     return {n: text if n.endswith(".json") else head + text for n, text in sorted(contents.items())}
-
-
-def _complete_steps(pipeline: Any, registry: str, options: RunOptions) -> None:
-    """What only the compiler knows of the steps: registry and version of their images, and what the launchers make."""
-    for executor in pipeline.pipeline_spec.deployment_spec["executors"].values():
-        name = executor["container"]["image"]
-        if not name.startswith(PREFIX):
-            raise ConfigurationError(f"a step has the image {name!r}.", fix=f"Name it {PREFIX}<step>.")
-        step = name.removeprefix(PREFIX)
-        executor["container"]["image"] = image(registry, step)
-        if step in LAUNCHERS:
-            executor["container"]["env"] = options.variables()
 
 
 def _manifests(pipeline: Any, usecase: UseCase, namespace: str) -> tuple[dict[str, Any], dict[str, Any]]:

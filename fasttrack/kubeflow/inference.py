@@ -160,6 +160,7 @@ class _Servers:
                 "requests": {"cpu": "1", "memory": "4Gi", pods.GPU: "1"},
                 "limits": {"memory": "8Gi", pods.GPU: "1"},
             }
+            model["env"] = [pods.ON_GPU]
             found["tolerations"] = pods.GPU_TOLERATIONS
         return found
 

@@ -36,6 +36,8 @@ SERVING_ACCOUNT = "fasttrack-serving"
 GPU = "nvidia.com/gpu"
 #: GPU nodes are commonly tainted, so that nothing else lands on them.
 GPU_TOLERATIONS: list[Object] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
+#: What makes a pod compute on the GPU that it holds (`fasttrack.models.device`).
+ON_GPU: Object = {"name": "FASTTRACK_DEVICE", "value": "cuda"}
 
 MANAGER = "fasttrack"
 USECASE_LABEL = "fasttrack.ai/usecase"

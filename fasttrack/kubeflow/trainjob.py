@@ -166,7 +166,7 @@ def _pod(image: str, gpus: bool) -> Object:
         # Tensors travel between processes and their loaders here; the default of 64 MiB is too little.
         mounts.append(pods.mount("shared-memory", "/dev/shm"))  # noqa: S108
         volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}})
-        environment.append({"name": "NCCL_DEBUG", "value": "WARN"})
+        environment += [{"name": "NCCL_DEBUG", "value": "WARN"}, pods.ON_GPU]
     pod: Object = {
         "serviceAccountName": pods.TRAINING_ACCOUNT,
         "automountServiceAccountToken": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,15 @@ from fasttrack.errors import ConfigurationError, IntegrityError
 from fasttrack.models.architectures import build
 from fasttrack.models.batch import Array, Batch
 from fasttrack.models.calibration import Conformal, Platt
+from fasttrack.models.device import device
 from fasttrack.models.encoding import Encoder
 from fasttrack.models.layers import Network, Sizes
 
 # Large enough to fill the cores, small enough for the activations to stay in the cache.
 _CHUNK = 4096
+# Fewer rows are predicted sooner by one core than a GPU is started for them (H100: 0.8 ms for any number up to 256).
+_FEW = 512
+_GPU_CHUNK = 65536
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Predictor:
         self.calibration = calibration
         self.conformal = conformal
         self._network = network.eval().requires_grad_(False)
+        chosen = device()
+        self._on_gpu = None if chosen.type == "cpu" else (chosen, copy.deepcopy(self._network).to(chosen))
         self._center, self._scale = scale
 
     @classmethod
@@ -68,6 +75,7 @@ class Predictor:
 
         Raises:
             IntegrityError: a file is absent or damaged, or the files don't belong together.
+            ConfigurationError: from `fasttrack.models.device.device`.
         """
         config = _json(files, "config.json")
         try:
@@ -90,8 +98,12 @@ class Predictor:
             raise _damaged(error) from error
 
     def raw(self, batch: Batch) -> Raw:
-        """Outputs before calibration, for any number of rows."""
-        parts = [self._forward(batch.take(slice(start, start + _CHUNK))) for start in range(0, len(batch), _CHUNK)]
+        """Outputs before calibration, for any number of rows; many at a time by the GPU, if there is to be one."""
+        gpu = self._on_gpu if len(batch) > _FEW else None
+        place, network = gpu or (torch.device("cpu"), self._network)
+        size = _GPU_CHUNK if gpu else _CHUNK
+        starts = range(0, len(batch), size)
+        parts = [_forward(network, place, batch.take(slice(start, start + size))) for start in starts]
         logit = np.concatenate([part[0] for part in parts]) if parts else np.zeros(0)
         ends = np.concatenate([part[1] for part in parts]) if parts else np.zeros((0, 3))
         value = ends.astype(np.float64) * self._scale + self._center
@@ -116,10 +128,12 @@ class Predictor:
         """
         return self.predict(self.encoder.encode_rows(rows))
 
-    def _forward(self, batch: Batch) -> tuple[Array, Array]:
-        with torch.inference_mode():
-            logit, value = self._network(*(torch.from_numpy(np.ascontiguousarray(v)) for v in batch.tensors().values()))
-        return logit.numpy(), value.numpy()
+
+def _forward(network: Network, place: torch.device, batch: Batch) -> tuple[Array, Array]:
+    with torch.inference_mode():
+        inputs = (torch.from_numpy(np.ascontiguousarray(values)).to(place) for values in batch.tensors().values())
+        logit, value = network(*inputs)
+    return logit.cpu().numpy(), value.cpu().numpy()
 
 
 def _network(files: Mapping[str, bytes], config: Mapping[str, Any]) -> tuple[Network, Encoder, tuple[float, float]]:

@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from fasttrack.errors import StepError
+from fasttrack.models.device import device
 from fasttrack.training.module import Learner, Plan
 from fasttrack.training.prepare import Prepared
 from fasttrack.training.scores import HIGHER_IS_BETTER
@@ -84,9 +85,10 @@ def train(
     checkpoints: Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Trained:
-    """Fit one model on the CPU; with ``WORLD_SIZE`` set (torchrun), as one process of a gloo group.
+    """Fit one model; with ``WORLD_SIZE`` set (torchrun), as one process of a group: gloo on CPUs, NCCL on GPUs.
 
-    The same inputs, plan and number of processes give the same weights, bit for bit, also after a resume.
+    The same inputs, plan, number of processes and kind of device give the same weights, bit for bit, also after a
+    resume. Where it computes: `fasttrack.models.device`.
 
     Args:
         prepared: encoded rows.
@@ -97,7 +99,7 @@ def train(
         on_epoch: called with each epoch's scores in the first process; may raise to stop.
 
     Raises:
-        ConfigurationError: from `build`.
+        ConfigurationError: from `build`, or `fasttrack.models.device.device`.
         StepError: the loss is no longer finite.
     """
     best = KeepBest(plan.metric, on_epoch)
@@ -112,12 +114,14 @@ def train(
         last = checkpoints / "last.ckpt"
     with _quiet():
         learner = Learner(prepared, architecture, parameters, plan)
+        where, placed = _where()
+        learner.keep_rows_on(where)
         trainer = pl.Trainer(
             max_epochs=plan.epochs,
             callbacks=callbacks,
             enable_checkpointing=checkpoints is not None,
             reload_dataloaders_every_n_epochs=1,
-            **_where(),
+            **placed,
             **_SILENT,
         )
         resume = str(last) if last is not None and last.is_file() else None
@@ -136,12 +140,18 @@ _SILENT: dict[str, Any] = {
 }
 
 
-def _where() -> dict[str, Any]:
+def _where() -> tuple[torch.device, dict[str, Any]]:
+    """This process's device, and what Lightning has to know of it and of the others."""
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if "WORLD_SIZE" not in os.environ:
-        return {"accelerator": "cpu", "devices": 1}
-    strategy = pl.strategies.DDPStrategy(process_group_backend="gloo", broadcast_buffers=False)
-    return {"accelerator": "cpu", "devices": local, "num_nodes": world // local, "strategy": strategy}
+    kind = device(local)
+    gpu = kind.type == "cuda"
+    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else kind
+    placed: dict[str, Any] = {"accelerator": "gpu" if gpu else "cpu", "devices": 1}
+    if "WORLD_SIZE" in os.environ:
+        backend = "nccl" if gpu else "gloo"
+        strategy = pl.strategies.DDPStrategy(process_group_backend=backend, broadcast_buffers=False)
+        placed |= {"devices": local, "num_nodes": world // local, "strategy": strategy}
+    return own, placed
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,11 @@ class Learner(pl.LightningModule):
         self._outputs: list[tuple[Tensor, Tensor]] = []
         self._loss = torch.zeros(())
         self.curve: list[dict[str, float]] = []
+
+    def keep_rows_on(self, device: torch.device) -> None:
+        """Hold all rows on `device`: sending each batch to a GPU takes longer than learning from it."""
+        kept = [{k: v.to(device) for k, v in rows.items()} for rows in (self._prepared.train, self._prepared.validate)]
+        self._prepared = dataclasses.replace(self._prepared, train=kept[0], validate=kept[1])
 
     def train_dataloader(self) -> Batches:
         """This epoch's batches for this process; made anew each epoch, so that a resumed fit sees the same ones."""

@@ -103,7 +103,9 @@ class Batches:
         if self._seed is None:
             order = torch.arange(self._rows)
         else:
+            # Drawn on the CPU: the order is the same wherever the rows lie.
             order = torch.randperm(self._rows, generator=torch.Generator().manual_seed(self._seed))
+        order = order.to(self._example["positive"].device)
         for number in range(len(self)):
             mine = order[number * self._size : (number + 1) * self._size]
             if self._seed is not None:

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 import fasttrack
-from fasttrack.errors import StorageError, UseCaseError
+from fasttrack.errors import ConfigurationError, StorageError, UseCaseError
 from fasttrack.kubeflow import compile as compiling
+from fasttrack.kubeflow import step_pods
 from fasttrack.kubeflow.compile import Options, compile_usecase, render
 from fasttrack.kubeflow.kafka_objects import kafka_topics
 from fasttrack.kubeflow.objects import documents as documents_of
@@ -180,7 +181,7 @@ def test_texts_that_look_like_numbers_to_other_readers_are_quoted() -> None:
 def test_a_part_without_an_operator_can_be_left_out() -> None:
     left = render(load(FLIGHTS), options=Options(leave_out=("kafka", "monitoring", "route", "schedules")))
     assert not {"kafka.yaml", "monitoring.yaml", "route.yaml", "schedules.yaml"} & set(left)
-    with pytest.raises(compiling.ConfigurationError, match="can't be left out"):
+    with pytest.raises(ConfigurationError, match="can't be left out"):
         documents_of(load(FLIGHTS), Options(leave_out=("spark",)), "", "fasttrack", "v1")
 
 
@@ -197,7 +198,7 @@ def test_a_part_without_an_operator_can_be_left_out() -> None:
     ],
 )
 def test_what_a_cluster_would_refuse_is_refused_first(options: Options, namespace: str, reason: str) -> None:
-    with pytest.raises(compiling.ConfigurationError, match=reason):
+    with pytest.raises(ConfigurationError, match=reason):
         made = documents_of(load(FLIGHTS), options, "", namespace, "v1")
         check([document for name in made for document in made[name]], restricted=[namespace])
 
@@ -205,14 +206,14 @@ def test_what_a_cluster_would_refuse_is_refused_first(options: Options, namespac
 @pytest.mark.parametrize("topic", ["a topic", "ü", "x" * 250, ".."])
 def test_a_topic_that_kafka_cannot_have_names_its_stream(topic: str) -> None:
     text = FLIGHTS.read_text().replace("    key: origin\n", f"    key: origin\n    topic: {topic}\n")
-    with pytest.raises(compiling.ConfigurationError, match="can't be a Kafka topic") as told:
+    with pytest.raises(ConfigurationError, match="can't be a Kafka topic") as told:
         kafka_topics(parse(text), namespace="fasttrack", cluster="kafka")
     assert told.value.where == "streams.weather.topic"
 
 
 def test_two_streams_of_one_topic_are_refused() -> None:
     text = FLIGHTS.read_text().replace("    key: origin\n", "    key: origin\n    topic: flights_landed\n")
-    with pytest.raises(compiling.ConfigurationError, match="also the topic of stream 'landed'"):
+    with pytest.raises(ConfigurationError, match="also the topic of stream 'landed'"):
         kafka_topics(parse(text), namespace="fasttrack", cluster="kafka")
 
 
@@ -235,6 +236,6 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_an_image_that_is_not_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "PREFIX", "other/")
-    with pytest.raises(compiling.ConfigurationError, match="a step has the image"):
+    monkeypatch.setattr(step_pods, "PREFIX", "other/")
+    with pytest.raises(ConfigurationError, match="a step has the image"):
         render(load(FLIGHTS))

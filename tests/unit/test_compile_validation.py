@@ -180,8 +180,15 @@ def test_a_value_of_another_type_is_refused_wherever_it_stands(
         check([made])
 
 
+#: Keys of these are anybody's choice.
+MAPS = {"sparkConf", "hadoopConf"}
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(place=st.sampled_from(TYPED), word=st.from_regex(r"[a-z]{3,8}Zz", fullmatch=True))
+@given(
+    place=st.sampled_from([each for each in TYPED if not MAPS & set(each[1])]),
+    word=st.from_regex(r"[a-z]{3,8}Zz", fullmatch=True),
+)
 def test_a_field_that_does_not_exist_is_refused_wherever_it_stands(
     place: tuple[str, tuple[str | int, ...]], word: str
 ) -> None:

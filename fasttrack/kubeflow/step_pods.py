@@ -1,0 +1,44 @@
+"""What the pods of a pipeline's steps get when it is compiled: image, variables, and room.
+
+Not in the pipeline's definition: ``kfp.local`` warns of each of them, and registry and options are known only here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fasttrack.errors import ConfigurationError
+from fasttrack.kubeflow.images import PREFIX, image
+from fasttrack.kubeflow.run_options import LAUNCHERS, RunOptions
+
+# CPU, memory and most memory: quotas refuse pods that don't say. Most steps only wait for others.
+_NEEDS = {"drain": ("1", "1Gi", "4Gi"), "validate": ("500m", "1Gi", "4Gi"), "evaluate": ("1", "2Gi", "8Gi")}
+_SMALL = ("100m", "256Mi", "1Gi")
+
+
+def complete_steps(pipeline: Any, registry: str, options: RunOptions) -> None:
+    """Put image, variables and resources into every step.
+
+    Args:
+        pipeline: a KFP graph component; its executors are changed.
+        registry: what stands before the images.
+        options: what the launchers have to know.
+
+    Raises:
+        ConfigurationError: a step's image isn't one of ours.
+    """
+    for executor in pipeline.pipeline_spec.deployment_spec["executors"].values():
+        container = executor["container"]
+        name = container["image"]
+        if not name.startswith(PREFIX):
+            raise ConfigurationError(f"a step has the image {name!r}.", fix=f"Name it {PREFIX}<step>.")
+        step = name.removeprefix(PREFIX)
+        container["image"] = image(registry, step)
+        cpu, memory, most = _NEEDS.get(step, _SMALL)
+        container["resources"] = {
+            "resourceCpuRequest": cpu,
+            "resourceMemoryRequest": memory,
+            "resourceMemoryLimit": most,
+        }
+        if step in LAUNCHERS:
+            container["env"] = options.variables()
