@@ -144,15 +144,17 @@ def _objects(
     usecase: UseCase, registry: str, namespace: str, leave_out: list[str] | None, folder: Path | None
 ) -> tuple[list[Object], list[Object]]:
     """What would be applied, and that with what a run makes beside it."""
-    from fasttrack.kubeflow.compiled import compiled_objects, with_runs, written_objects
+    from fasttrack.kubeflow.compile import render
+    from fasttrack.kubeflow.compiled import jobs_in, objects_in, with_runs, written
     from fasttrack.kubeflow.objects import Options
 
     if folder is not None:
-        objects = written_objects(folder)
+        contents = written(folder)
     else:
         chosen = Options(leave_out=tuple(leave_out or ()))
-        objects = compiled_objects(usecase, registry=registry, namespace=namespace, options=chosen)
-    return objects, with_runs(objects, usecase, registry=registry, namespace=namespace)
+        contents = render(usecase, registry=registry, namespace=namespace, options=chosen)
+    objects = objects_in(contents, folder or Path())
+    return objects, with_runs([*objects, *jobs_in(contents)], usecase, registry=registry, namespace=namespace)
 
 
 def _connect(context: str | None) -> Cluster:

@@ -55,6 +55,9 @@ def compile(
     namespace: Namespace = NAMESPACE,
     gpus: Annotated[bool, typer.Option("--gpus", help="Train and predict on GPUs.")] = False,
     executors: Annotated[int, typer.Option(help="Most Spark executors at a time.", min=1, max=1000)] = 4,
+    size: Annotated[
+        list[str] | None, typer.Option(help="PART=CPU,MEMORY of its pods, such as train=2,8Gi; may be given again.")
+    ] = None,
     replicas: Annotated[str, typer.Option(help="Least and most pods that predict, such as 2-8.")] = "2-8",
     autoscaler: Annotated[str, typer.Option(help="Who scales the servers: hpa, keda or none.")] = "hpa",
     retrain: Annotated[str, typer.Option(help="Run the pipeline on this cron schedule (UTC).")] = "",
@@ -74,12 +77,14 @@ def compile(
     """
     from fasttrack.kubeflow.compile import compile_usecase
     from fasttrack.kubeflow.objects import Options, scaling, split_name
+    from fasttrack.kubeflow.sizes import parse_sizes
 
     kafka_namespace, kafka_cluster = split_name(kafka, "--kafka")
     gateway_namespace, gateway_name = split_name(gateway, "--gateway")
     chosen = Options(
         gpus=gpus,
         executors=executors,
+        sizes=parse_sizes(size or ()),
         scaling=scaling(replicas, autoscaler),
         retrain=retrain,
         refresh=refresh,

@@ -19,12 +19,17 @@ from fasttrack.kubeflow.names import usecase_object
 from fasttrack.kubeflow.objects import Options, documents
 from fasttrack.kubeflow.pods import NAMESPACE
 from fasttrack.kubeflow.run_options import RunOptions
+from fasttrack.kubeflow.schedules import recurring_run
 from fasttrack.kubeflow.step_pods import complete_steps
 from fasttrack.kubeflow.substrates import require_both
 from fasttrack.kubeflow.validation import check
 from fasttrack.usecase import UseCase, canonical_text, dump, load
 
 __all__ = ["NAMESPACE", "Options", "compile_usecase", "image", "render"]
+
+#: The pipeline, as KFP's API takes it, and its schedule, if it has one; names among the files of `render`.
+PACKAGE = "kfp/training.yaml"
+RECURRING = "kfp/recurring-run.json"
 
 _HEAD = "# Made by `fasttrack compile` from the use case {name}; change that and compile again.\n"
 
@@ -75,21 +80,24 @@ def render(
     """
     chosen = options or Options()
     pipeline = training_pipeline(usecase)
-    complete_steps(pipeline, registry, RunOptions(chosen.gpus, chosen.executors))
+    complete_steps(pipeline, registry, RunOptions(chosen.gpus, chosen.executors, chosen.sizes))
     whole, version = _manifests(pipeline, usecase, namespace)
     spec, platform = version["spec"]["pipelineSpec"], version["spec"]["platformSpec"]
     require_both(spec)
     made = {
         "pipeline.yaml": [whole, version],
         "usecase.yaml": [_usecase(usecase, namespace)],
-        **documents(usecase, chosen, registry, namespace, version["metadata"]["name"]),
+        **documents(usecase, chosen, registry, namespace),
     }
     check([document for name in sorted(made) for document in made[name]], restricted=[namespace])
     contents = {
-        "kfp/training.yaml": _yaml([spec, platform]),
+        PACKAGE: _yaml([spec, platform]),
         "kfp/usecase.json": orjson.dumps(dump(usecase), option=orjson.OPT_INDENT_2).decode() + "\n",
         **{name: _yaml(objects) for name, objects in made.items()},
     }
+    if chosen.retrain:
+        recurring = recurring_run(usecase, schedule=chosen.retrain, version=version["metadata"]["name"])
+        contents[RECURRING] = orjson.dumps(recurring, option=orjson.OPT_INDENT_2).decode() + "\n"
     head = _HEAD.format(name=usecase.name)
     return {n: text if n.endswith(".json") else head + text for n, text in sorted(contents.items())}
 

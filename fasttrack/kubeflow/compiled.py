@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from errno import ENOTDIR
 from pathlib import Path
 
 import yaml
 
 from fasttrack.errors import ConfigurationError, StorageError
 from fasttrack.kubeflow.cluster.kinds import Object
-from fasttrack.kubeflow.compile import render
+from fasttrack.kubeflow.compile import PACKAGE, render
 from fasttrack.kubeflow.experiment import experiment
 from fasttrack.kubeflow.images import SPARK, TRAINER, image
 from fasttrack.kubeflow.inference import inference_service
@@ -19,8 +21,6 @@ from fasttrack.kubeflow.spark import spark_application
 from fasttrack.kubeflow.trainjob import train_job
 from fasttrack.usecase import UseCase, canonical_text
 
-#: The pipeline among the files of `fasttrack compile`, as KFP's API takes it.
-PACKAGE = "kfp/training.yaml"
 _WRITE = "Write it: `fasttrack compile USECASE -o DIR`, and name the same use case and namespace."
 
 
@@ -32,47 +32,53 @@ def compiled_objects(
     Raises:
         ConfigurationError: as `fasttrack.kubeflow.compile.render`.
     """
-    contents = render(usecase, registry=registry, namespace=namespace, options=options)
-    return [each for name, text in contents.items() if _applied(name) for each in _documents(text, name)]
+    return objects_in(render(usecase, registry=registry, namespace=namespace, options=options))
 
 
-def written_objects(folder: Path) -> list[Object]:
-    """What ``kubectl apply -f DIR`` would take of a folder that `fasttrack compile` wrote, with all its options.
+def written(folder: Path) -> dict[str, str]:
+    """The files that `fasttrack compile` wrote, by name, as `fasttrack.kubeflow.compile.render` gives them.
 
     Raises:
         StorageError: the folder can't be read.
-        ConfigurationError: there is nothing in it, or a file isn't YAML.
     """
     try:
-        texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir()) if path.is_file()}
-    except OSError as error:
-        raise StorageError(f"can't be read: {error.strerror}.", where=str(folder), fix=_WRITE) from error
-    found = [each for name, text in texts.items() if _applied(name) for each in _documents(text, str(folder / name))]
+        if not folder.is_dir():
+            raise NotADirectoryError(ENOTDIR, "there is no such folder")
+        paths = sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".json") and path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StorageError(f"can't be read: {reason}.", where=str(folder), fix=_WRITE) from error
+
+
+def objects_in(contents: Mapping[str, str], folder: Path = Path()) -> list[Object]:
+    """The objects among the files of `fasttrack compile`; folders below the first one aren't applied.
+
+    Raises:
+        ConfigurationError: there are none, or a file isn't YAML.
+    """
+    found = [each for name, text in contents.items() if _applied(name) for each in _documents(text, str(folder / name))]
     if not found:
         raise ConfigurationError("there are no objects.", where=str(folder), fix=_WRITE)
     return found
 
 
-def written_package(folder: Path) -> str:
-    """The pipeline, as KFP's API takes it, of a folder that `fasttrack compile` wrote.
-
-    Raises:
-        StorageError: it can't be read.
-    """
-    try:
-        return (folder / PACKAGE).read_text(encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"can't be read: {error.strerror}.", where=str(folder / PACKAGE), fix=_WRITE) from error
+def jobs_in(contents: Mapping[str, str]) -> list[Object]:
+    """The objects that only show what a run makes: those below ``jobs/``."""
+    return [each for name, text in contents.items() if name.startswith("jobs/") for each in _documents(text, name)]
 
 
-def require_same(objects: list[Object], usecase: UseCase, namespace: str, folder: Path) -> None:
-    """Refuse written objects that are of another use case, of another state of it, or of another namespace.
+def require_same(contents: Mapping[str, str], usecase: UseCase, namespace: str, folder: Path) -> None:
+    """Refuse written files that are of another use case, of another state of it, of another namespace, or not all.
 
     Raises:
         ConfigurationError: they are.
     """
     names = {"name": usecase_object(usecase), "namespace": namespace}
-    found = [each for each in objects if each["kind"] == "ConfigMap" and names.items() <= each["metadata"].items()]
+    maps = [each for each in objects_in(contents, folder) if each["kind"] == "ConfigMap"]
+    found = [each for each in maps if names.items() <= each["metadata"].items()]
+    if PACKAGE not in contents:
+        raise ConfigurationError("the pipeline is missing.", where=str(folder / PACKAGE), fix=_WRITE)
     if not found:
         raise ConfigurationError(
             f"holds nothing of the use case {usecase.name} in the namespace {namespace}.", where=str(folder), fix=_WRITE

@@ -49,16 +49,19 @@ def experiment(
     named = object_name(name or f"{usecase.name}-tune", NAME_LIMIT)
     made["metadata"] = pods.metadata(named, namespace, "tuning", usecase, run_id)
     tuning, spec = usecase.tuning, made["spec"]
+    template = spec["trialTemplate"]
     spec["objective"] = katib.objective(usecase)
     spec["algorithm"] = katib.algorithm(usecase)
     if stopping := katib.early_stopping(usecase):
         spec["earlyStopping"] = stopping
+        # Katib 0.19 asks for no further trial until it has the score of a stopped one, and gets none once it has
+        # deleted its TrainJob (kubeflow/katib#1377).
+        template["retain"] = True
     spec["maxTrialCount"] = max(tuning.trials, len(usecase.models))
     spec["maxFailedTrialCount"] = min(spec["maxFailedTrialCount"], spec["maxTrialCount"])
     spec["parallelTrialCount"] = min(tuning.parallel_trials, spec["maxTrialCount"])
     spec["parameters"] = katib.parameters(usecase)
     names = [parameter["name"] for parameter in spec["parameters"]]
-    template = spec["trialTemplate"]
     template["trialParameters"] = [{"name": name, "reference": name} for name in names]
     flags = [f"--metrics={spec['metricsCollectorSpec']['source']['fileSystemPath']['path']}"]
     if features is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -62,12 +65,61 @@ class Api:
                 "kfp isn't installed.", fix="Install the extra `pipelines` (make setup)."
             ) from error
         own = namespace if several else "kubeflow"
-        made = _call(lambda: Client(host=host, existing_token=token or None, namespace=own), host)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # that it speaks to KFP 2 only
+            made = _call(lambda: Client(host=host, existing_token=token or None, namespace=own), host)
         return cls(made, host)
 
     def start(self, **arguments: Any) -> Any:
         """Start a run; see `kfp.Client.create_run_from_pipeline_package`."""
         return _call(lambda: self._client.create_run_from_pipeline_package(**arguments), self._host)
+
+    def schedule(self, wanted: dict[str, Any], package: str, experiment: str, earlier: str) -> int:
+        """Let KFP start a pipeline on a schedule, in place of what was scheduled for it before.
+
+        Args:
+            wanted: the recurring run (V2beta1RecurringRun) without pipeline and experiment.
+            package: file of the pipeline.
+            experiment: name of its experiment.
+            earlier: what the names of the recurring runs begin with that it takes the place of.
+
+        Returns:
+            How many were deleted, after the new one was there.
+        """
+
+        def replace() -> int:
+            client, name = self._client, wanted["display_name"]
+            home = client.create_experiment(name=experiment).experiment_id
+            there = [each for each in self._scheduled(home) if each.display_name.startswith(earlier)]
+            if name not in [each.display_name for each in there]:
+                client.create_recurring_run(
+                    home,
+                    name,
+                    description=wanted["description"],
+                    cron_expression=wanted["trigger"]["cron_schedule"]["cron"],
+                    max_concurrency=wanted["max_concurrency"],
+                    no_catchup=wanted["no_catchup"],
+                    params=wanted["runtime_config"]["parameters"],
+                    pipeline_package_path=package,
+                    enable_caching=False,
+                    service_account=wanted["service_account"],
+                )
+            others = [each.recurring_run_id for each in there if each.display_name != name]
+            for identity in others:
+                client.delete_recurring_run(identity)
+            return len(others)
+
+        return _call(replace, self._host)
+
+    def _scheduled(self, experiment: str) -> list[Any]:
+        found: list[Any] = []
+        token = ""
+        while True:
+            page = self._client.list_recurring_runs(page_token=token, page_size=100, experiment_id=experiment)
+            found += page.recurring_runs or []
+            token = page.next_page_token or ""
+            if not token:
+                return found
 
     def run(self, kfp_run: str) -> Any:
         """A run as KFP has it.
@@ -97,7 +149,9 @@ def _call(ask: Callable[[], T], where: str) -> T:
     from urllib3.exceptions import HTTPError
 
     try:
-        return ask()
+        # The client prints addresses, into what may be JSON.
+        with contextlib.redirect_stdout(io.StringIO()):
+            return ask()
     except kfp_server_api.ApiException as error:
         raise _refusal(int(error.status or 0), _message(error.body) or str(error.reason), where) from error
     except (HTTPError, OSError) as error:

@@ -17,7 +17,8 @@ from fasttrack.kubeflow.names import is_dns_1035, is_dns_1123_subdomain
 from fasttrack.kubeflow.pods import Object
 from fasttrack.kubeflow.routes import http_route, role_configuration
 from fasttrack.kubeflow.scaling import Autoscaler, Scaling
-from fasttrack.kubeflow.schedules import check_cron, recurring_run
+from fasttrack.kubeflow.schedules import check_cron
+from fasttrack.kubeflow.sizes import Sizes, resized
 from fasttrack.kubeflow.spark import scheduled_spark_application, spark_application
 from fasttrack.kubeflow.trainjob import train_job, training_runtime
 from fasttrack.tuning.space import dimensions
@@ -34,9 +35,10 @@ class Options:
     Attributes:
         gpus: train and predict on GPUs.
         executors: most Spark executors at a time.
+        sizes: of pods, where the defaults don't fit.
         scaling: how far the servers scale.
-        retrain: when the pipeline runs by itself, as cron writes it, in UTC; without one, the schedule is suspended.
-        refresh: when the feature table is built by itself; the same.
+        retrain: when the pipeline runs by itself, as cron writes it, in UTC; `fasttrack submit` tells KFP.
+        refresh: when the feature table is built by itself; without one, the schedule is suspended.
         kafka_cluster: name of the Strimzi Kafka.
         kafka_namespace: where its topic operator looks; by default where everything is.
         kafka_replicas: copies of each partition.
@@ -49,6 +51,7 @@ class Options:
 
     gpus: bool = False
     executors: int = 4
+    sizes: Sizes = field(default_factory=dict)
     scaling: Scaling = field(default_factory=Scaling)
     retrain: str = ""
     refresh: str = ""
@@ -96,14 +99,11 @@ def split_name(text: str, where: str) -> tuple[str, str]:
     return "".join(namespace), name
 
 
-# Without a schedule of the user's own, these stand in the suspended objects.
-_RETRAIN = "0 3 * * 1"
+# Without a schedule of the user's own, this stands in the suspended object.
 _REFRESH = "30 1 * * *"
 
 
-def documents(
-    usecase: UseCase, options: Options, registry: str, namespace: str, pipeline_version: str
-) -> dict[str, list[Object]]:
+def documents(usecase: UseCase, options: Options, registry: str, namespace: str) -> dict[str, list[Object]]:
     """The objects besides the pipeline's own and the use case's ConfigMap, by file name.
 
     Raises:
@@ -124,12 +124,11 @@ def documents(
     if options.graph_namespace:
         graph = inference_graph(usecase, namespace=options.graph_namespace, service_namespace=namespace)
         made["inferencegraph.yaml"] = [graph]
-    return made | _optional(usecase, options, registry, namespace, pipeline_version)
+    made |= _optional(usecase, options, registry, namespace)
+    return {name: [resized(each, options.sizes) for each in objects] for name, objects in made.items()}
 
 
-def _optional(
-    usecase: UseCase, options: Options, registry: str, namespace: str, pipeline_version: str
-) -> dict[str, list[Object]]:
+def _optional(usecase: UseCase, options: Options, registry: str, namespace: str) -> dict[str, list[Object]]:
     made: dict[str, list[Object]] = {}
     if "kafka" not in options.leave_out:
         where = options.kafka_namespace or namespace
@@ -149,7 +148,7 @@ def _optional(
             )
         ]
     if "schedules" not in options.leave_out:
-        made["schedules.yaml"] = _schedules(usecase, options, registry, namespace, pipeline_version)
+        made["schedules.yaml"] = _schedules(usecase, options, registry, namespace)
     return made
 
 
@@ -206,9 +205,7 @@ def _runtimes(registry: str, namespace: str) -> list[Object]:
     return [*both, serving_runtime(registry=registry, namespace=namespace)]
 
 
-def _schedules(
-    usecase: UseCase, options: Options, registry: str, namespace: str, pipeline_version: str
-) -> list[Object]:
+def _schedules(usecase: UseCase, options: Options, registry: str, namespace: str) -> list[Object]:
     return [
         scheduled_spark_application(
             usecase,
@@ -217,13 +214,5 @@ def _schedules(
             schedule=check_cron(options.refresh or _REFRESH, "--refresh"),
             executors=options.executors,
             suspend=not options.refresh,
-        ),
-        recurring_run(
-            usecase,
-            namespace=namespace,
-            schedule=check_cron(options.retrain or _RETRAIN, "--retrain"),
-            pipeline=f"{usecase.name}-training",
-            version=pipeline_version,
-            enabled=bool(options.retrain),
         ),
     ]

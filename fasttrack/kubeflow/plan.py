@@ -36,7 +36,6 @@ _COMPILED = (
     Kind("pipelines.kubeflow.org/v2beta1", "Pipeline"),
     Kind("pipelines.kubeflow.org/v2beta1", "PipelineVersion"),
     Kind("sparkoperator.k8s.io/v1beta2", "ScheduledSparkApplication"),
-    Kind("kubeflow.org/v1beta1", "ScheduledWorkflow"),
     Kind("serving.kserve.io/v1alpha1", "InferenceGraph"),
     Kind("monitoring.coreos.com/v1", "PodMonitor"),
     Kind("kafka.strimzi.io/v1", "KafkaTopic"),

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from fasttrack.errors import FastTrackError, StepError
 from fasttrack.kubeflow.cluster.client import Cluster
 from fasttrack.kubeflow.cluster.kinds import Object
-from fasttrack.kubeflow.compile import render
-from fasttrack.kubeflow.compiled import PACKAGE, compiled_objects, require_same, written_objects, written_package
+from fasttrack.kubeflow.compile import PACKAGE, RECURRING, render
+from fasttrack.kubeflow.compiled import objects_in, require_same, written
 from fasttrack.kubeflow.kfp_api import Api
 from fasttrack.kubeflow.objects import Options
 from fasttrack.kubeflow.plan import to_apply
 from fasttrack.kubeflow.pods import PIPELINE_ACCOUNT
 from fasttrack.kubeflow.preflight import require_ready
 from fasttrack.kubeflow.run_watch import RunWatch
+from fasttrack.kubeflow.schedules import retraining
 from fasttrack.progress import note
 from fasttrack.steps.frame import check_run_id
 from fasttrack.usecase import UseCase, canonical_text
@@ -89,16 +93,16 @@ def submit(
     """
     check_run_id(run_id)
     if folder is None:
-        package = render(usecase, registry=registry, namespace=namespace, options=options)[PACKAGE]
-        objects = compiled_objects(usecase, registry=registry, namespace=namespace, options=options)
+        contents = render(usecase, registry=registry, namespace=namespace, options=options)
     else:
-        package, objects = written_package(folder), written_objects(folder)
-        require_same(objects, usecase, namespace, folder)
+        contents = written(folder)
+        require_same(contents, usecase, namespace, folder)
+    objects = objects_in(contents)
     api = Api.connect(host, token, namespace)
     for finding in require_ready(cluster, objects):
         note(f"  {finding.name}: {finding.detail}")
     _apply(cluster, objects)
-    kfp_run = _start(api, package, usecase, run_id, namespace)
+    kfp_run = _start(api, contents, usecase, run_id)
     note(f"Run {run_id} of {usecase.name} is started: {host.rstrip('/')}/#/runs/details/{kfp_run}")
     watch = RunWatch(cluster, namespace, lambda: api.run(kfp_run), run_id, kfp_run)
     if not follow:
@@ -121,11 +125,16 @@ def _apply(cluster: Cluster, objects: list[Object]) -> None:
     note(f"Applied {len(wanted)} objects.")
 
 
-def _start(api: Any, package: str, usecase: UseCase, run_id: str, namespace: str) -> str:
-    """Start the pipeline and return the id that KFP gives the run."""
+def _start(api: Api, contents: Mapping[str, str], usecase: UseCase, run_id: str) -> str:
+    """Schedule the pipeline, if it has a schedule; start it, and return the id that KFP gives the run."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "training.yaml"
-        path.write_text(package, encoding="utf-8")
+        path.write_text(contents[PACKAGE], encoding="utf-8")
+        if RECURRING in contents:
+            wanted = orjson.loads(contents[RECURRING])
+            replaced = api.schedule(wanted, str(path), usecase.name, retraining(usecase))
+            cron = wanted["trigger"]["cron_schedule"]["cron"]
+            note(f"Recurring run {wanted['display_name']} ({cron}); {replaced} earlier ones deleted.")
         started = api.start(
             pipeline_file=str(path),
             arguments={"usecase": canonical_text(usecase), "run_id": run_id},

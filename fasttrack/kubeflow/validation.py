@@ -35,7 +35,6 @@ _RULES: dict[str, Rule] = {
     "PrometheusRule": platform.prometheus_rule_problems,
     "ServiceMonitor": platform.monitor_problems,
     "PodMonitor": platform.monitor_problems,
-    "ScheduledWorkflow": platform.scheduled_workflow_problems,
     "PipelineVersion": platform.pipeline_version_problems,
 }
 

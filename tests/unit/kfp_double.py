@@ -1,4 +1,8 @@
-"""An HTTP server that answers as KFP's API server does, as far as a run is started and followed."""
+"""An HTTP server that answers as KFP's API server does, as far as a run is started, scheduled and followed.
+
+What it is sent and what it answers is held against the models of KFP's own client: a test that uses it fails if either
+is not what the API says.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
+
+from tests.unit.kfp_contract import asked, breaches
 
 
 @dataclass
 class Kfp:
-    """What it was sent, and what it says of the run, one state a question."""
+    """What it was sent, and what it says of the run, one state a question.
+
+    Attributes:
+        breaches: what was not as the API says.
+    """
 
     host: str = ""
     multi_user: bool = False
     states: list[dict[str, Any]] = field(default_factory=list)
     started: list[dict[str, Any]] = field(default_factory=list)
+    scheduled: dict[str, dict[str, Any]] = field(default_factory=dict)
     accounts: list[str] = field(default_factory=list)
     refuse: int = 0
+    breaches: list[str] = field(default_factory=list)
 
 
 def run_as(state: str, tasks: dict[str, str], message: str = "") -> dict[str, Any]:
@@ -43,7 +56,10 @@ def kfp_server() -> Iterator[Kfp]:
     told = Kfp()
 
     class Handler(BaseHTTPRequestHandler):
-        def answer(self, body: Any, status: int = 200) -> None:
+        def answer(self, body: Any, status: int = 200, *, sent: Any = None) -> None:
+            call, wrong = asked(self.command, self.path, sent)
+            model = "GoogleRpcStatus" if status != 200 else call.answer if call else "object"
+            told.breaches += wrong + breaches(body, model)
             content = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -58,8 +74,11 @@ def kfp_server() -> Iterator[Kfp]:
                 self.answer({"message": "no"}, told.refuse)
             elif path.endswith("/healthz"):
                 self.answer({"multi_user": told.multi_user})
+            elif path.endswith("/recurringruns"):
+                self.answer({"recurringRuns": [{"recurring_run_id": k, **v} for k, v in told.scheduled.items()]})
             elif path.endswith("/experiments"):
-                self.answer({"experiments": [{"experiment_id": "e-1", "display_name": "flights", "namespace": ""}]})
+                known = [{"experiment_id": "e-1", "display_name": "flights", "namespace": ""}]
+                self.answer({"experiments": known} if '"flights"' in unquote(self.path) else {})
             elif "/runs/" in path:
                 self.answer(told.states.pop(0) if len(told.states) > 1 else told.states[0])
             else:
@@ -67,9 +86,19 @@ def kfp_server() -> Iterator[Kfp]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            made: dict[str, Any] = {"experiment_id": "e-2", "display_name": body["display_name"]}
             if self.path.partition("?")[0].endswith("/runs"):
                 told.started.append(body)
-            self.answer({"experiment_id": "e-1", "run_id": "kfp-1", "state": "PENDING"})
+                made = {"experiment_id": body["experiment_id"], "run_id": "kfp-1", "state": "PENDING"}
+            if self.path.partition("?")[0].endswith("/recurringruns"):
+                identity = f"s-{len(told.scheduled)}-{body['display_name']}"
+                told.scheduled[identity] = body
+                made = {"recurring_run_id": identity, **body}
+            self.answer(made, sent=body)
+
+        def do_DELETE(self) -> None:
+            del told.scheduled[self.path.rpartition("/")[2]]
+            self.answer({})
 
         def log_message(self, format: str, *arguments: Any) -> None:
             """Tests print their own words only."""
@@ -82,3 +111,4 @@ def kfp_server() -> Iterator[Kfp]:
     finally:
         server.shutdown()
         server.server_close()
+    assert not told.breaches, told.breaches

@@ -18,9 +18,9 @@ from fasttrack.errors import ConfigurationError, StorageError, UseCaseError
 from fasttrack.kubeflow import compile as compiling
 from fasttrack.kubeflow import step_pods
 from fasttrack.kubeflow.compile import Options, compile_usecase, render
+from fasttrack.kubeflow.experiment import experiment
 from fasttrack.kubeflow.kafka_objects import kafka_topics
 from fasttrack.kubeflow.objects import documents as documents_of
-from fasttrack.kubeflow.validation import check
 from fasttrack.usecase import canonical_text, dump, load, parse
 from tests.golden.refresh import CASES
 
@@ -156,13 +156,21 @@ def test_the_experiment_searches_what_the_use_case_says(flights: dict[str, str])
             assert all(isinstance(word, str) for word in (value if isinstance(value, list) else [value]))
 
 
+@pytest.mark.parametrize(("stopping", "kept"), [("medianstop", True), ("none", None)])
+def test_a_search_that_may_stop_trials_keeps_their_jobs(stopping: str, kept: bool | None) -> None:
+    usecase = load(FLIGHTS)
+    tuning = usecase.tuning.model_copy(update={"early_stopping": stopping})
+    made = experiment(usecase.model_copy(update={"tuning": tuning}), image="trainer", namespace="space")
+    # Katib waits for ever for the score of a stopped trial whose TrainJob it has deleted.
+    assert made["spec"]["trialTemplate"].get("retain") is kept
+
+
 def test_applying_the_folder_starts_nothing(flights: dict[str, str]) -> None:
     objects = {
         document["kind"]: document for name in flights if "/" not in name for document in documents(flights[name])
     }
     assert objects["SparkApplication"]["spec"]["suspend"] is True
     assert objects["ScheduledSparkApplication"]["spec"]["suspend"] is True
-    assert objects["ScheduledWorkflow"]["spec"]["enabled"] is False
     assert objects["Experiment"]["spec"]["trialTemplate"]["trialSpec"]["spec"]["suspend"] is True
     assert objects["InferenceService"]["metadata"]["annotations"]["serving.kserve.io/stop"] == "true"
     assert documents(flights["jobs/trainjob.yaml"])[0]["spec"]["suspend"] is True
@@ -182,7 +190,7 @@ def test_a_part_without_an_operator_can_be_left_out() -> None:
     left = render(load(FLIGHTS), options=Options(leave_out=("kafka", "monitoring", "route", "schedules")))
     assert not {"kafka.yaml", "monitoring.yaml", "route.yaml", "schedules.yaml"} & set(left)
     with pytest.raises(ConfigurationError, match="can't be left out"):
-        documents_of(load(FLIGHTS), Options(leave_out=("spark",)), "", "fasttrack", "v1")
+        documents_of(load(FLIGHTS), Options(leave_out=("spark",)), "", "fasttrack")
 
 
 @pytest.mark.parametrize(
@@ -199,8 +207,7 @@ def test_a_part_without_an_operator_can_be_left_out() -> None:
 )
 def test_what_a_cluster_would_refuse_is_refused_first(options: Options, namespace: str, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
-        made = documents_of(load(FLIGHTS), options, "", namespace, "v1")
-        check([document for name in made for document in made[name]], restricted=[namespace])
+        render(load(FLIGHTS), namespace=namespace, options=options)
 
 
 @pytest.mark.parametrize("topic", ["a topic", "ü", "x" * 250, ".."])

@@ -11,6 +11,7 @@ import yaml
 import fasttrack
 from api_gateway.options import GatewayOptions
 from fasttrack.kubeflow import pods
+from fasttrack.kubeflow.checks.served import OPERATORS
 from fasttrack.kubeflow.compile import render
 from fasttrack.settings import PREFIX, Settings
 from fasttrack.usecase import load
@@ -121,3 +122,10 @@ def test_the_steps_and_the_trials_read_settings_that_are_there() -> None:
     for variable in trainer["env"]:
         reference = variable["valueFrom"]["configMapKeyRef"]
         assert reference["key"] in there[reference["name"]]
+
+
+def test_the_hints_of_what_to_install_name_folders_and_releases_that_are_pinned() -> None:
+    pinned = {path.parent.name: path.read_text() for path in (BASE.parent / "platform").glob("*/kustomization.yaml")}
+    for operator in OPERATORS.values():
+        if operator.folder and operator.name != "JobSet":
+            assert operator.version in pinned[operator.folder], operator

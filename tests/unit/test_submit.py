@@ -123,6 +123,32 @@ def test_a_compiled_folder_is_submitted_with_all_its_options(
     assert "KafkaTopic" not in cluster.applied
 
 
+def test_a_schedule_is_made_once_and_takes_the_place_of_the_one_before(
+    kfp: Kfp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kfp.states = [run_as("SUCCEEDED", {"drain": "SUCCEEDED"})]
+    kfp.scheduled = {"s-other": {"display_name": "flights-nightly"}}
+    monkeypatch.setattr(module, "require_ready", lambda cluster, objects: [])
+
+    def submit(retrain: str) -> list[dict[str, Any]]:
+        options = Options(retrain=retrain)
+        module.submit(load(USECASE), Recorded(), host=kfp.host, run_id="r", options=options)  # type: ignore[arg-type]
+        assert kfp.scheduled.pop("s-other"), "somebody else's stays"
+        found = list(kfp.scheduled.values())
+        kfp.scheduled["s-other"] = {"display_name": "flights-nightly"}
+        return found
+
+    (weekly,) = submit("0 3 * * 1")
+    assert weekly["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 1"
+    assert (weekly["mode"], weekly["no_catchup"], weekly["service_account"]) == ("ENABLE", True, "fasttrack-pipeline")
+    assert weekly["runtime_config"]["parameters"]["run_id"] == ""
+    assert "exec-drain" in json.dumps(weekly["pipeline_spec"])
+    assert submit("0 3 * * 1") == [weekly]
+    (daily,) = submit("0 4 * * *")
+    assert daily["trigger"]["cron_schedule"]["cron"] == "0 0 4 * * *"
+    assert submit("") == [daily], "without a schedule, what is scheduled stays"
+
+
 @pytest.mark.parametrize(
     ("change", "namespace", "reason"),
     [
@@ -139,8 +165,10 @@ def test_a_compiled_folder_of_another_state_or_namespace_is_refused(
     with pytest.raises(ConfigurationError, match=reason):
         module.submit(usecase, cluster, host=kfp.host, run_id="r", namespace=namespace, folder=tmp_path)  # type: ignore[arg-type]
     (tmp_path / "kfp/training.yaml").unlink()
-    with pytest.raises(StorageError, match="can't be read"):
+    with pytest.raises(ConfigurationError, match="pipeline is missing"):
         module.submit(usecase, cluster, host=kfp.host, run_id="r", namespace=namespace, folder=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(StorageError, match="no such folder"):
+        module.submit(usecase, cluster, host=kfp.host, run_id="r", folder=tmp_path / "absent")  # type: ignore[arg-type]
     assert (cluster.applied, kfp.started) == ([], [])
 
 

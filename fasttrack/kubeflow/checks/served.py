@@ -20,7 +20,7 @@ class Operator:
     Attributes:
         name: its name.
         version: the release that FastTrack is tested with.
-        folder: where its pinned manifests lie.
+        folder: where its pinned manifests lie; empty for what clusters mostly have.
         part: what `fasttrack compile --leave-out` calls what needs it; empty where it can't be left out.
     """
 
@@ -32,7 +32,7 @@ class Operator:
 
 #: The operators by API group.
 OPERATORS = {
-    "pipelines.kubeflow.org": Operator("Kubeflow Pipelines", "2.17.0", "kfp"),
+    "pipelines.kubeflow.org": Operator("Kubeflow Pipelines", "2.17.0", "pipelines"),
     "kubeflow.org": Operator("Katib", "0.19.0", "katib"),
     "trainer.kubeflow.org": Operator("Kubeflow Trainer", "2.3.0", "trainer"),
     "jobset.x-k8s.io": Operator("JobSet", "0.12.0", "trainer"),
@@ -40,8 +40,8 @@ OPERATORS = {
     "serving.kserve.io": Operator("KServe", "0.20.0", "kserve"),
     "kafka.strimzi.io": Operator("Strimzi", "1.2.0", "strimzi", "kafka"),
     "monitoring.coreos.com": Operator("Prometheus operator", "0.93.0", "prometheus", "monitoring"),
-    "gateway.networking.k8s.io": Operator("Gateway API", "1.6.0", "gateway-api", "route"),
-    "keda.sh": Operator("KEDA", "2.21.0", "keda"),
+    "gateway.networking.k8s.io": Operator("Gateway API", "1.6.0", "", "route"),
+    "keda.sh": Operator("KEDA", "2.21.0", ""),
 }
 
 
@@ -58,7 +58,8 @@ def _check(cluster: Cluster, kind: Kind) -> Finding:
     operator = OPERATORS.get(kind.group)
     cure = f"Install what serves {kind.api_version}."
     if operator:
-        cure = f"Install {operator.name} {operator.version}: kubectl apply --server-side -k {_FOLDER}/{operator.folder}"
+        cure = f"Install {operator.name} {operator.version}"
+        cure += f": kubectl apply --server-side -k {_FOLDER}/{operator.folder}" if operator.folder else ""
         cure += f", or compile with --leave-out {operator.part}." if operator.part else "."
     others = [version for version in _versions(cluster, kind.group) if cluster.serves(Kind(version, kind.kind))]
     if others:

@@ -18,6 +18,7 @@ from fasttrack.kubeflow.interrupt import interruptible
 from fasttrack.kubeflow.launchers.launch import with_file
 from fasttrack.kubeflow.launchers.place import Place
 from fasttrack.kubeflow.names import usecase_object
+from fasttrack.kubeflow.sizes import resized
 from fasttrack.progress import note
 from fasttrack.registry.records import ModelVersion
 from fasttrack.steps.frame import Step
@@ -52,6 +53,7 @@ def serve(place: Place, at: Step, model: ModelVersion, usecase: str) -> dict[str
         storage_uri=storage_uri(model.uri),
         gpus=place.options.gpus,
     )
+    obj = resized(obj, place.options.sizes)
     name = obj["metadata"]["name"]
     cluster = place.cluster
     shared, own = usecase_object(at.usecase), _file_name(name, usecase)

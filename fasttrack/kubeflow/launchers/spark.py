@@ -14,6 +14,7 @@ from fasttrack.kubeflow.images import SPARK, image
 from fasttrack.kubeflow.launchers.launch import Launch, launch_name
 from fasttrack.kubeflow.launchers.place import Place
 from fasttrack.kubeflow.launchers.pursuit import Verdict, Work
+from fasttrack.kubeflow.sizes import resized
 from fasttrack.kubeflow.spark import NAME_LIMIT, spark_application
 from fasttrack.progress import note
 from fasttrack.steps.frame import Step
@@ -42,6 +43,7 @@ def features(place: Place, at: Step, versions: dict[str, int]) -> dict[str, Any]
         executors=place.options.executors,
         run_id=at.run_id,
     )
+    obj = resized(obj, place.options.sizes)
     work = Work(
         judge=judge,
         pods=f"{_APPLICATION}={name}",

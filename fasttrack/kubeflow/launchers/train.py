@@ -13,6 +13,7 @@ from fasttrack.kubeflow.images import TRAINER, image
 from fasttrack.kubeflow.launchers.launch import Launch, launch_name
 from fasttrack.kubeflow.launchers.place import Place
 from fasttrack.kubeflow.launchers.pursuit import Verdict, Work
+from fasttrack.kubeflow.sizes import resized
 from fasttrack.kubeflow.trainjob import NAME_LIMIT, NODE, train_job
 from fasttrack.progress import note
 from fasttrack.steps.frame import Step
@@ -52,6 +53,7 @@ def fit(
         gpus=place.options.gpus,
         run_id=at.run_id,
     )
+    obj = resized(obj, place.options.sizes)
     work = Work(
         judge=judge,
         pods=f"{_JOBSET}={name}",

@@ -15,6 +15,7 @@ from fasttrack.kubeflow.images import TRAINER, image
 from fasttrack.kubeflow.launchers.launch import Launch, launch_name
 from fasttrack.kubeflow.launchers.place import Place
 from fasttrack.kubeflow.launchers.pursuit import Verdict, Work
+from fasttrack.kubeflow.sizes import resized
 from fasttrack.progress import note
 from fasttrack.runs import read_records
 from fasttrack.steps.frame import Step
@@ -47,6 +48,7 @@ def search(place: Place, at: Step, step: str, features: str, round: int) -> dict
         gpus=place.options.gpus,
         run_id=at.run_id,
     )
+    obj = resized(obj, place.options.sizes)
     _vary(obj, at.usecase, round)
     work = Work(
         judge=judge,
@@ -93,10 +95,10 @@ class _Progress:
 
 
 class _Hardening:
-    """Gives Katib's search service what a `restricted` namespace wants.
+    """Gives Katib's search service what a `restricted` namespace wants, and a short end.
 
-    Katib makes its Deployment without it, and has no setting for its early stopping container; it leaves the
-    Deployment alone once that is there.
+    Katib makes its Deployment without the former where its own settings don't say so, and has none for its early
+    stopping container; it leaves the Deployment alone once that is there.
     """
 
     def __init__(self, place: Place, name: str) -> None:
@@ -120,7 +122,10 @@ class _Hardening:
         ]
         patch: Object = {"apiVersion": DEPLOYMENT.api_version, "kind": DEPLOYMENT.kind}
         patch["metadata"] = {"name": self._name, "namespace": namespace}
-        patch["spec"] = {"template": {"spec": {"securityContext": pod_level, "containers": containers}}}
+        pod: Object = {"securityContext": pod_level, "containers": containers}
+        # Its processes don't hear SIGTERM, and have nothing to bring to an end.
+        pod["terminationGracePeriodSeconds"] = 1
+        patch["spec"] = {"template": {"spec": pod}}
         cluster.apply(patch, force=True)
         self._done = True
 

@@ -29,6 +29,7 @@ _RESUME = (None, "Never", "LongRunning", "FromVolume")
 _TYPES = ("int", "double", "categorical", "discrete")
 _DISTRIBUTIONS = (None, "uniform", "logUniform", "normal", "logNormal")
 _COLLECTORS = ("StdOut", "File", "TensorFlowEvent", "PrometheusMetric", "Custom", "Push")
+_WORD = re.compile(r"[A-Za-z0-9_.,:/+@%=-]+")
 _REPLACED = re.compile(r"\$\{trialParameters\.([^}]*)\}")
 # A trial's name is the experiment's with 9 more characters, its pods' with 15 more than that.
 _NAME_LIMIT = 39
@@ -114,6 +115,10 @@ def _space(kind: Any, space: Object, path: str) -> Iterator[Problem]:
         yield Problem(path, f"min, max and step are not for a parameter of type {kind}.")
     elif not space.get("list"):
         yield Problem(f"{path}.list", "is required.")
+    for word in space.get("list") or ():
+        if isinstance(word, str) and not _WORD.fullmatch(word):
+            # Its webhook joins a trial's command for `sh -c` without quoting (pkg/webhook/v1beta1/pod/utils.go).
+            yield Problem(f"{path}.list", f"{word!r} has characters that Katib's shell would read.")
 
 
 def _range(kind: str, low: str, high: str, path: str) -> Iterator[Problem]:

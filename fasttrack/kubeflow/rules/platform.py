@@ -12,7 +12,6 @@ _CLUSTER = "strimzi.io/cluster"
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 # A user of type tls is the common name of a certificate.
 _USER_LIMIT = 63
-_CRON = re.compile(r"[0-9A-Za-z*/,?L#-]+")
 _DURATION = re.compile(r"(\d+(ms|s|m|h|d|w|y))+|0")
 
 
@@ -62,24 +61,6 @@ def monitor_problems(document: Object) -> Iterator[Problem]:
         ports = [word for word in ("port", "targetPort", "portNumber") if word in endpoint]
         if len(ports) != 1:
             yield Problem(f"spec endpoint {position}", "needs one port.")
-
-
-def scheduled_workflow_problems(document: Object) -> Iterator[Problem]:
-    """Problems of a ScheduledWorkflow, whose CRD has no schema (backend/src/crd/pkg/apis/scheduledworkflow)."""
-    spec = document.get("spec") or {}
-    # KFP keeps the name in labels and puts more behind it for runs.
-    yield from name_problem(document, 42, "as KFP puts more behind it for runs")
-    cron = str(dig(spec, "trigger", "cronSchedule", "cron") or "")
-    periodic = dig(spec, "trigger", "periodicSchedule", "intervalSecond")
-    fields = cron.split()
-    if not periodic and (len(fields) != 6 or not all(map(_CRON.fullmatch, fields))):
-        yield Problem("spec.trigger", f"{cron!r} is not a schedule of six fields, from seconds to weekdays.")
-    for name, least, most in (("maxConcurrency", 1, 10), ("maxHistory", 0, 100)):
-        count = spec.get(name, least)
-        if not isinstance(count, int) or not least <= count <= most:
-            yield Problem(f"spec.{name}", f"{count!r} is not a number from {least} to {most}.")
-    if not spec.get("pipelineName") and not spec.get("pipelineId"):
-        yield Problem("spec.pipelineName", "is required.")
 
 
 def pipeline_version_problems(document: Object) -> Iterator[Problem]:

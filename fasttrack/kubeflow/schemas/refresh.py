@@ -25,7 +25,7 @@ Node = dict[str, Any]
 #: File of CRDS_DIR, without ``.yaml``, and the kinds that are taken from it.
 KINDS = {
     "argo-workflows": ("Workflow",),
-    "kfp": ("Pipeline", "PipelineVersion", "ScheduledWorkflow"),
+    "kfp": ("Pipeline", "PipelineVersion"),
     "katib": ("Experiment",),
     "spark-operator": ("SparkApplication", "ScheduledSparkApplication"),
     "trainer": ("TrainJob", "TrainingRuntime"),
