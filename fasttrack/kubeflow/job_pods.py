@@ -19,12 +19,13 @@ from fasttrack.kubeflow.pod_needs import (
 )
 from fasttrack.kubeflow.quantities import jvm_bytes, quantity
 
-# What Katib 0.19 adds when nothing is said (pkg/apis/config/v1beta1/defaults.go), and Spark's own rule for overhead.
-_SUGGESTION = {"requests": {"cpu": "50m", "memory": "10Mi"}, "limits": {"cpu": "500m", "memory": "100Mi"}}
-_COLLECTOR = {
+# What Katib 0.19 adds when nothing is said (pkg/apis/config/v1beta1/defaults.go), what its settings in
+# manifests/kustomize/platform/katib say of the search service, and Spark's own rule for overhead.
+_KATIB = {
     "requests": {"cpu": "50m", "memory": "10Mi", "ephemeral-storage": "500Mi"},
     "limits": {"cpu": "500m", "memory": "100Mi", "ephemeral-storage": "5Gi"},
 }
+_SEARCH = {"requests": _KATIB["requests"] | {"memory": "128Mi"}, "limits": _KATIB["limits"] | {"memory": "512Mi"}}
 _MIB = Decimal(1024) ** 2
 _SPARK_OVERHEAD = {"Python": Decimal("0.4"), "R": Decimal("0.4")}
 _SPARK_OVERHEAD_LEAST = 384 * _MIB
@@ -70,10 +71,10 @@ def experiment_pods(each: Object, known: list[Object]) -> Iterator[PodGroup]:
         "None",
         "Custom",
     )
-    helpers = [{"resources": _SUGGESTION}, *([{"resources": _SUGGESTION}] if spec.get("earlyStopping") else [])]
+    helpers = [{"resources": _SEARCH}, *([{"resources": _KATIB}] if spec.get("earlyStopping") else [])]
     yield PodGroup(title(each, "suggestions"), "tune", 1, 1, pod_need({"containers": helpers}))
     # Only the first node of a trial gets the collector; counted for all, the estimate is a little high.
-    yield PodGroup(title(each, "trials"), "tune", nodes, trials * nodes, _with(need, _COLLECTOR) if collected else need)
+    yield PodGroup(title(each, "trials"), "tune", nodes, trials * nodes, _with(need, _KATIB) if collected else need)
 
 
 def _with(need: PodNeed, sidecar: Mapping[str, Any]) -> PodNeed:

@@ -71,6 +71,11 @@ def running_pods(selector: str) -> list[Object]:
     return list(json.loads(kubectl("get", "pods", "-l", selector, "-o", "json"))["items"])
 
 
+def listed(kind: str) -> list[Object]:
+    """All objects of a kind."""
+    return list(json.loads(kubectl("get", kind, "-o", "json"))["items"])
+
+
 def address(name: str) -> str:
     """The address of a pod, which this machine reaches as the node's bridge does."""
     return str(get("pod", name)["status"]["podIP"])

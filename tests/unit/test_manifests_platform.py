@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
+from fasttrack.kubeflow.rules.pod_security import pod_problems
 from fasttrack.kubeflow.schemas import PATH
+from fasttrack.usecase.learning import Tuning
 from tests.golden.runtimes import runtimes
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +62,22 @@ def test_sources_are_https_and_of_the_projects_themselves() -> None:
     for path in PLATFORM.glob("*/kustomization.yaml"):
         for resource in yaml.safe_load(path.read_text())["resources"]:
             assert resource.startswith("https://github.com/"), resource
+
+
+def test_katibs_settings_hold_what_experiments_name_at_the_release_that_is_installed() -> None:
+    config = yaml.safe_load((PLATFORM / "katib/katib-config.yaml").read_text())
+    parts = config["runtime"]
+    images = [each["image"] for kind in parts.values() for each in kind]
+    assert {image.partition(":")[2] for image in images} == pins("katib")
+    fields = Tuning.model_fields
+    named = {kind: {each["algorithmName"] for each in parts[kind]} for kind in ("suggestions", "earlyStoppings")}
+    assert set(get_args(fields["algorithm"].annotation)) <= named["suggestions"]
+    assert set(get_args(fields["early_stopping"].annotation)) - {"none"} == named["earlyStoppings"]
+    assert {each["kind"] for each in parts["metricsCollectors"]} >= {"File"}
+    assert config["init"]["controller"]["injectSecurityContext"] is True
+    for each in parts["suggestions"]:
+        made = {"securityContext": each["securityContext"]}
+        assert not list(pod_problems({"containers": [made]}, "spec")), each["algorithmName"]
 
 
 @pytest.mark.parametrize("path", runtimes(), ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -19,6 +19,8 @@ from fasttrack.progress import note
 
 _TAIL_LINES = 200
 _DEAF_SECONDS = 20.0
+#: As long as a time is without its fraction and zone.
+_SECOND = len("2026-01-01T00:00:00")
 
 
 class Selection(NamedTuple):
@@ -133,11 +135,23 @@ class LogTail:
         return texts
 
 
-def warnings(cluster: Cluster, namespace: str, prefix: str) -> list[Object]:
-    """Warning events about objects whose names begin with `prefix`, oldest first; none where they can't be read."""
+def warnings(cluster: Cluster, namespace: str, prefix: str, since: str = "") -> list[Object]:
+    """Warning events about objects whose names begin with `prefix`, oldest first; none where they can't be read.
+
+    Args:
+        cluster: the cluster.
+        namespace: where.
+        prefix: of the names.
+        since: only those that were seen at this time or later, as Kubernetes writes times.
+    """
     try:
         found = cluster.list(EVENT, namespace, fields="type=Warning")
     except FastTrackError:
         return []
     own = [event for event in found if str(event.get("involvedObject", {}).get("name", "")).startswith(prefix)]
-    return sorted(own, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+    return sorted((event for event in own if _seen(event) >= since[:_SECOND]), key=_seen)
+
+
+def _seen(event: Object) -> str:
+    """When an event was seen last, to the second: some are told in microseconds."""
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")[:_SECOND]

@@ -121,8 +121,11 @@ class Launch:
         """Delete the object with all its pods; an error of that must not hide why the step ended."""
         cluster, place = self._place.cluster, self._place
         try:
-            self._remove(place.limits.cleanup, uid=self._uid)
-            cluster.delete(CONFIG_MAP, self._name, place.namespace)
+            try:
+                self._remove(place.limits.cleanup, uid=self._uid)
+            finally:
+                # It can't be changed: left behind, it would refuse a later try with another use case.
+                cluster.delete(CONFIG_MAP, self._name, place.namespace)
         except FastTrackError as error:
             self._said["left_behind"] = str(error)
             note(f"{self._kind.kind} {self._name} could not be removed: {error}")

@@ -60,10 +60,12 @@ class Launchers:
         place, found = self._place, []
         labels = f"{RUN_LABEL}={label_value(run_id)},{USECASE_LABEL}={usecase}"
         for kind in _LEFT:
+            # A ConfigMap goes at once, and waiting would take the right to read any one by name.
+            wait = 0.0 if kind == CONFIG_MAP else place.limits.cleanup
             try:
                 for obj in place.cluster.list(kind, place.namespace, labels=labels):
                     name = obj["metadata"]["name"]
-                    place.cluster.delete(kind, name, place.namespace, wait=place.limits.cleanup, foreground=False)
+                    place.cluster.delete(kind, name, place.namespace, wait=wait, foreground=False)
                     found.append(f"{kind.kind} {name}")
             except FastTrackError as error:
                 note(f"What is left of run {run_id} could not be removed: {error}")

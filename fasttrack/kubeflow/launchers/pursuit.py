@@ -198,10 +198,15 @@ class Pursuit:
 
     def _troubles(self) -> list[Trouble]:
         pods = [self._pods[uid] for uid in self._alive]
-        events = warnings(self.cluster, self._namespace, self._name)
+        events = self._warnings()
         # Events stay for an hour: they count only while what they are about has no pods.
         barren = [event for event in events if not _has_pods(event, pods)]
         return [*diagnosis.of_pods(pods, events), *diagnosis.of_events(barren, self._name)]
+
+    def _warnings(self) -> list[Object]:
+        """Since the object was made: events of an earlier try under this name stay for an hour."""
+        made = str(self._latest["metadata"].get("creationTimestamp", ""))
+        return warnings(self.cluster, self._namespace, self._name, made) if made else []
 
     def _failure(self, verdict: Verdict) -> Exception:
         self._hear()
@@ -210,7 +215,7 @@ class Pursuit:
         where = f"{self._kind.kind} {self._namespace}/{self._name}"
         trouble = diagnosis.cause(self._pods.values())
         if trouble is None:
-            made = diagnosis.of_events(warnings(self.cluster, self._namespace, self._name), self._name)
+            made = diagnosis.of_events(self._warnings(), self._name)
             trouble = made[0] if made else None
         if trouble is not None:
             self._told[trouble.code] = trouble
