@@ -55,8 +55,10 @@ def room(cluster: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         cluster.apply(*volumes, *wanted)
         yield Kubectl(name)
     finally:
-        remove(cluster, name)
-        cluster.run("delete", "persistentvolume", *(each["metadata"]["name"] for each in volumes), "--ignore-not-found")
+        # Not waited for: its name is never used again.
+        cluster.run("delete", "namespace", name, "--ignore-not-found", "--wait=false")
+        names = [each["metadata"]["name"] for each in volumes]
+        cluster.run("delete", "persistentvolume", *names, "--ignore-not-found", "--wait=false")
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +107,3 @@ def rendered(cluster: Kubectl, folder: Path, namespace: str, *, base: Path = KUS
     text = yaml.safe_dump({"namespace": namespace, "resources": [where]})
     (folder / "kustomization.yaml").write_text(text)
     return [each for each in yaml.safe_load_all(cluster("kustomize", str(folder))) if each]
-
-
-def remove(cluster: Kubectl, namespace: str) -> None:
-    """Delete a namespace, and wait until it is gone."""
-    cluster.run("delete", "namespace", namespace, "--ignore-not-found", "--wait=true", "--timeout=170s")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import threading
+import os
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fasttrack.kubeflow.cluster.client import Cluster, connect
 from fasttrack.kubeflow.cluster.kinds import (
     CONFIG_MAP,
+    DEPLOYMENT,
     EXPERIMENT,
     INFERENCE_SERVICE,
     NAMESPACE,
@@ -23,47 +24,60 @@ from fasttrack.kubeflow.cluster.kinds import (
     POD,
     SPARK_APPLICATION,
     TRAIN_JOB,
+    TRIAL,
     Kind,
     Object,
 )
-from fasttrack.kubeflow.inference import serving_runtime
 from fasttrack.kubeflow.launchers.place import Limits, Place, owner_reference
-from fasttrack.kubeflow.trainjob import training_runtime
+from fasttrack.kubeflow.pods import PIPELINE_ACCOUNT
 from fasttrack.settings import Settings
 from fasttrack.steps.frame import Step
-from fasttrack.usecase import UseCase
+from fasttrack.usecase import UseCase, canonical_text
+from tests.cluster.furniture import HOLD, deployed
+from tests.cluster.identity import as_account
+from tests.cluster.stage import now, until
 
-HOLD = "fasttrack.test/hold"
+ROOT = Path(__file__).parents[2]
+STEP = "fasttrack.test/step"
 JOB = Kind("batch/v1", "Job")
+SUGGESTION = Kind("kubeflow.org/v1beta1", "Suggestion")
 JOB_SET = Kind("jobset.x-k8s.io/v1alpha2", "JobSet")
-ACCOUNTS = ("fasttrack-pipeline", "fasttrack-spark", "fasttrack-training", "fasttrack-serving")
 #: Everything that a step might leave behind.
-LAUNCHED = (TRAIN_JOB, SPARK_APPLICATION, EXPERIMENT, INFERENCE_SERVICE, JOB_SET, JOB)
+LAUNCHED = (TRAIN_JOB, SPARK_APPLICATION, EXPERIMENT, SUGGESTION, TRIAL, INFERENCE_SERVICE, DEPLOYMENT, JOB_SET, JOB)
 SECURITY = {
     "allowPrivilegeEscalation": False,
     "runAsNonRoot": True,
     "capabilities": {"drop": ["ALL"]},
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-T = Any
 
 
 @dataclass
 class Rig:
-    """A namespace of its own."""
+    """A namespace of its own.
+
+    Attributes:
+        cluster: as its administrator: the hands of kubelet and people.
+        account: a kubeconfig of the account that steps run as.
+        own: as that account: what a step is given.
+    """
 
     cluster: Cluster
+    account: Path
     namespace: str
     folder: Path
     usecase: UseCase
     step_pod: Object = field(default_factory=dict)
+    _given_up: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.own = connect(kubeconfig=str(self.account))
 
     def place(self, **limits: Any) -> Place:
         """The place of a step in this namespace, with limits for tests."""
         given = {"features": 60.0, "train": 60.0, "tune": 90.0, "publish": 60.0, "stuck": 6.0, "pending": 6.0, **limits}
-        return Place(
-            self.cluster, self.namespace, "registry.invalid", owner_reference(self.step_pod), limits=Limits(**given)
-        )
+        owner = owner_reference(self.step_pod)
+        return Place(self.own, self.namespace, "registry.invalid", owner, limits=Limits(**given))
 
     def step(self, name: str, run_id: str = "run-1") -> Step:
         """What a step has at hand."""
@@ -74,31 +88,44 @@ class Rig:
 
     def pods(self, labels: str) -> list[Object]:
         """The pods with these labels that are not being deleted."""
-        found = self.cluster.list(POD, self.namespace, labels=labels)
+        found = self._counted(self.cluster.list(POD, self.namespace, labels=labels))
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
-    def left(self) -> list[str]:
-        """What was launched and is still there; pods of steps and ConfigMaps that were there before are left out."""
-        found = [
-            f"{kind.kind} {obj['metadata']['name']}"
-            for kind in LAUNCHED
-            for obj in self.cluster.list(kind, self.namespace)
-        ]
-        pods = [
-            pod
-            for pod in self.cluster.list(POD, self.namespace)
-            if "fasttrack.test/step" not in pod["metadata"].get("labels", {})
-        ]
-        maps = self.cluster.list(CONFIG_MAP, self.namespace, labels="fasttrack.ai/run")
-        return (
-            found
-            + [f"Pod {pod['metadata']['name']}" for pod in pods]
-            + [f"ConfigMap {m['metadata']['name']}" for m in maps]
-        )
+    def left(self) -> dict[str, str]:
+        """What was launched and is still there, by uid; pods of steps and ConfigMaps from before are left out."""
+        labels = {POD: f"!{STEP}", CONFIG_MAP: "fasttrack.ai/run"}
+        return {
+            obj["metadata"]["uid"]: f"{kind.kind} {obj['metadata']['name']}"
+            for kind in (*LAUNCHED, POD, CONFIG_MAP)
+            for obj in self._counted(self.cluster.list(kind, self.namespace, labels=labels.get(kind, "")))
+        }
 
     def wait_clean(self, seconds: float = 30.0) -> None:
-        """Wait until nothing that was launched is left."""
-        until(lambda: not self.left(), seconds, lambda: f"left behind: {self.left()}")
+        """Wait until nothing that was launched is left.
+
+        It fails when what is left has not changed for so long although the cluster collects garbage. What one test
+        left isn't held against the next ones.
+        """
+        if self._settled(seconds):
+            return
+        see_garbage_collected(self.cluster, self.namespace)
+        if not self._settled(seconds):
+            left = self.left()
+            self._given_up |= set(left)
+            raise AssertionError(f"left behind: {sorted(left.values())}")
+
+    def _settled(self, seconds: float) -> bool:
+        ends, before = time.monotonic() + seconds, set[str]()
+        while left := set(self.left()):
+            if left != before:
+                ends, before = time.monotonic() + seconds, left
+            if time.monotonic() > ends:
+                return False
+            time.sleep(0.2)
+        return True
+
+    def _counted(self, found: list[Object]) -> list[Object]:
+        return [obj for obj in found if obj["metadata"]["uid"] not in self._given_up]
 
     def set_status(self, pod: Object, status: Object) -> None:
         """Say what a kubelet would say of a pod."""
@@ -133,13 +160,30 @@ class Rig:
             status["conditions"] = conditions
         self.set_status(pod, status)
 
+    @contextlib.contextmanager
+    def child(self, what: str, run_id: str) -> Iterator[subprocess.Popen[str]]:
+        """A step (``train``, ``tune``) in a process of its own, with a pod of its own; killed if it is still there."""
+        self.make_step_pod(f"step-{run_id}")
+        source = self.folder / "usecase.yaml"
+        source.write_text(canonical_text(self.usecase))
+        given = [source, self.folder, self.account, self.namespace, what, run_id]
+        command = [sys.executable, "-m", "tests.cluster.launch_child", *map(str, given)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            try:
+                yield process
+            finally:
+                process.kill()
+
     def hold_gpus(self, node: str, count: int) -> str:
         """A pod that holds GPUs of a node; its name."""
         gpus = {"nvidia.com/gpu": str(count)}
         container = {"name": "main", "image": "registry.invalid/busy", "securityContext": SECURITY}
         container["resources"] = {"requests": gpus, "limits": gpus}
         meta = {"name": f"busy-{node}", "namespace": self.namespace, "annotations": {HOLD: "true"}}
-        meta["labels"] = {"fasttrack.test/step": "true"}
+        meta["labels"] = {STEP: "true"}
         spec = {"containers": [container], "nodeSelector": {"kubernetes.io/hostname": node}}
         spec["tolerations"] = [{"operator": "Exists"}]
         self.cluster.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
@@ -157,73 +201,9 @@ class Rig:
     def make_step_pod(self, name: str = "step") -> Object:
         """A pod that stands for a pipeline step's."""
         container = {"name": "main", "image": "registry.invalid/fasttrack/train:1", "securityContext": SECURITY}
-        meta = {"name": name, "namespace": self.namespace, "labels": {"fasttrack.test/step": "true"}}
+        meta = {"name": name, "namespace": self.namespace, "labels": {STEP: "true"}}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": [container]}}
         return self.cluster.create(pod)
-
-
-def now() -> str:
-    """The time as Kubernetes writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def until(found: Callable[[], T], seconds: float = 30.0, told: Callable[[], str] = lambda: "it did not come") -> T:
-    """What `found` returns as soon as that is true."""
-    ends = time.monotonic() + seconds
-    while not (answer := found()):
-        assert time.monotonic() < ends, told()
-        time.sleep(0.2)
-    return answer
-
-
-def conditions(kind: str, reason: str) -> list[Object]:
-    """One condition that is true since now."""
-    return [
-        {
-            "type": kind,
-            "status": "True",
-            "reason": reason,
-            "message": f"by a test: {reason}",
-            "lastTransitionTime": now(),
-        }
-    ]
-
-
-def write_model(folder: Path) -> None:
-    """What a finished fit leaves."""
-    folder.mkdir(parents=True, exist_ok=True)
-    document = {"best": {"auc": 0.7, "mae": 9.0}, "curve": [{"epoch": 1.0, "auc": 0.7, "mae": 9.0}], "train_rows": 9}
-    (folder / "training.json").write_text(json.dumps(document))
-
-
-class Background:
-    """A call in a thread: its result, or its error."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._call = call
-        self._error: BaseException | None = None
-        self.result: Any = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.result = self._call()
-        except BaseException as error:
-            self._error = error
-
-    @property
-    def running(self) -> bool:
-        """Whether it still runs."""
-        return self._thread.is_alive()
-
-    def join(self, seconds: float = 90.0) -> Any:
-        """Wait for it."""
-        self._thread.join(seconds)
-        assert not self._thread.is_alive(), "it did not end"
-        if self._error is not None:
-            raise self._error
-        return self.result
 
 
 @contextlib.contextmanager
@@ -238,9 +218,10 @@ def rig(folder: Path, usecase: UseCase, enforce: str = "restricted") -> Iterator
     }
     cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}})
     try:
-        made = Rig(cluster, namespace, folder, usecase)
-        for obj in _deployed(namespace):
+        for obj in deployed(namespace):
             cluster.apply(obj)
+        made = Rig(cluster, as_account(cluster, namespace, PIPELINE_ACCOUNT, folder), namespace, folder, usecase)
+        see_garbage_collected(cluster, namespace)
         # The controller that binds volumes looks every 15 seconds.
         claim = lambda: cluster.get(PERSISTENT_VOLUME_CLAIM, "fasttrack-data", namespace)  # noqa: E731
         until(lambda: claim().get("status", {}).get("phase") == "Bound", 90)
@@ -251,37 +232,16 @@ def rig(folder: Path, usecase: UseCase, enforce: str = "restricted") -> Iterator
         cluster.delete(NAMESPACE, namespace)
 
 
-def _deployed(namespace: str) -> Iterator[Object]:
-    for account in ACCOUNTS:
-        yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": namespace}}
-    settings = {"name": "fasttrack-settings", "namespace": namespace}
-    yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": settings, "data": {}}
-    claim = {
-        "accessModes": ["ReadWriteMany"],
-        "resources": {"requests": {"storage": "1Gi"}},
-        "volumeName": f"{namespace}-data",
-    }
-    claim |= {"storageClassName": ""}
-    volume = {
-        "capacity": {"storage": "1Gi"},
-        "accessModes": ["ReadWriteMany"],
-        "hostPath": {"path": "/none"},
-        "persistentVolumeReclaimPolicy": "Retain",
-        "claimRef": {"namespace": namespace, "name": "fasttrack-data"},
-    }
-    yield {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"{namespace}-data"}, "spec": volume}
-    yield {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "fasttrack-data", "namespace": namespace},
-        "spec": claim,
-    }
-    for gpus in (False, True):
-        runtime = training_runtime(image="registry.invalid/fasttrack/trainer:1", namespace=namespace, gpus=gpus)
-        # The test ends pods itself, and what fails is not started again.
-        runtime["spec"]["template"]["spec"].pop("failurePolicy", None)
-        for job in runtime["spec"]["template"]["spec"]["replicatedJobs"]:
-            job["template"]["spec"]["backoffLimit"] = 0
-            job["template"]["spec"]["template"].setdefault("metadata", {})["annotations"] = {HOLD: "true"}
-        yield runtime
-    yield serving_runtime(registry="registry.invalid", namespace=namespace)
+def see_garbage_collected(cluster: Cluster, namespace: str) -> None:
+    """Wait until the cluster removes what belonged to something that is gone.
+
+    Whoever does that needs up to a minute after its API server was restarted, and nothing is told before.
+    """
+    name = f"seen-{uuid.uuid4().hex[:6]}"
+    meta = {"name": name, "namespace": namespace}
+    owner = cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": owner["metadata"]["uid"]}
+    owned = {"name": f"{name}-owned", "namespace": namespace, "ownerReferences": [reference]}
+    cluster.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": owned})
+    cluster.delete(CONFIG_MAP, name, namespace, foreground=False)
+    cluster.wait_gone(CONFIG_MAP, owned["name"], namespace, 240.0)

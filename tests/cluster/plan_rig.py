@@ -16,16 +16,16 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-import yaml
 
 from fasttrack.cli import main
 from fasttrack.kubeflow import pods
 from fasttrack.kubeflow.cluster.client import Cluster, connect
 from fasttrack.kubeflow.cluster.kinds import CONFIG_MAP, EXPERIMENT, NAMESPACE, Kind, Object
+from tests.cluster.identity import RBAC, as_account, of_base
 
 ROOT = Path(__file__).parents[2]
 FLIGHTS = ROOT / "examples/flights/usecase.yaml"
-RBAC = "rbac.authorization.k8s.io"
+QUOTA = Kind("v1", "ResourceQuota")
 ROLE = Kind(f"{RBAC}/v1", "Role")
 _LABELS = {
     "pod-security.kubernetes.io/enforce": "restricted",
@@ -75,6 +75,18 @@ def room(**labels: str) -> Iterator[Room]:
         cluster.delete(NAMESPACE, name)
 
 
+@contextmanager
+def quota(at: Room, **hard: str) -> Iterator[None]:
+    """A ResourceQuota whose use has been counted."""
+    names = {key.replace("__", "/").replace("_", "."): value for key, value in hard.items()}
+    at.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, "spec": {"hard": names}})
+    try:
+        until(lambda: at.cluster.get(QUOTA, "small", at.name).get("status", {}).get("used"))
+        yield
+    finally:
+        at.cluster.delete(QUOTA, "small", at.name, wait=60.0)
+
+
 def until(found: Callable[[], Any], seconds: float = 60.0) -> Any:
     """What `found` returns as soon as that is true."""
     ends = time.monotonic() + seconds
@@ -97,11 +109,7 @@ def _furniture(namespace: str) -> Iterator[Object]:
     yield made("Secret", pods.VERIFY_KEY, stringData={"verify.pem": "x"})
     claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": ""}
     yield made("PersistentVolumeClaim", pods.DATA, spec=claim)
-    for document in sorted((ROOT / "manifests/kustomize/base").glob("rbac-*.yaml")):
-        for obj in yaml.safe_load_all(document.read_text()):
-            for subject in obj.get("subjects", []):
-                subject["namespace"] = namespace
-            yield {**obj, "metadata": {**obj["metadata"], "namespace": namespace}}
+    yield from of_base("rbac-*.yaml", namespace)
 
 
 def user(at: Room, name: str, rules: list[dict[str, Any]], folder: Path) -> Path:
@@ -112,21 +120,7 @@ def user(at: Room, name: str, rules: list[dict[str, Any]], folder: Path) -> Path
     reference = {"apiGroup": RBAC, "kind": "Role", "name": name}
     binding = {"apiVersion": f"{RBAC}/v1", "kind": "RoleBinding", "metadata": {"name": name}}
     at.apply({**binding, "subjects": subjects, "roleRef": reference})
-    path = f"/api/v1/namespaces/{at.name}/serviceaccounts/{name}/token"
-    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    return kubeconfig(folder, at.cluster.request("POST", path, body=body, where="token")["status"]["token"])
-
-
-def kubeconfig(folder: Path, token: str, server: str = "") -> Path:
-    """The current kubeconfig with a token instead of its user, and maybe another server."""
-    document = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
-    document["users"] = [{"name": each["name"], "user": {"token": token}} for each in document["users"]]
-    if server:
-        for each in document["clusters"]:
-            each["cluster"] = {"server": server}
-    path = folder / f"kubeconfig-{uuid.uuid4().hex[:6]}"
-    path.write_text(yaml.safe_dump(document))
-    return path
+    return as_account(at.cluster, at.name, name, folder)
 
 
 @dataclass(frozen=True)

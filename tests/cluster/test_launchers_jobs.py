@@ -16,7 +16,8 @@ from fasttrack.kubeflow.cluster.kinds import CONFIG_MAP, DEPLOYMENT, INFERENCE_S
 from fasttrack.kubeflow.launchers import publish, spark, tune
 from fasttrack.registry.records import ModelVersion
 from fasttrack.usecase import UseCase, load
-from tests.cluster.launcher_rig import Background, Rig, rig, until
+from tests.cluster.launcher_rig import Rig, rig
+from tests.cluster.stage import Background, until
 
 USECASE = Path(__file__).parents[2] / "examples/flights/usecase.yaml"
 TRIALS = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -57,6 +58,24 @@ def test_an_account_has_what_doctor_asks_for(cluster: Kubectl, room: Kubectl, ac
         for verb in need.verbs
     ]
     assert [right for right, granted in allowed(room, account, rights).items() if not granted] == []
+
+
+def test_the_pipelines_role_gives_that_and_what_kfp_needs_and_no_more(cluster: Kubectl, room: Kubectl) -> None:
+    role = room.get("role", "fasttrack-pipeline")
+    assert role is not None
+    granted = {
+        Right(verb, group, *resource.split("/"))
+        for rule in role["rules"]
+        for group, resource, verb in itertools.product(rule["apiGroups"], rule["resources"], rule["verbs"])
+        if not rule.get("resourceNames")
+    }
+    names = plurals(cluster)
+    needed = {
+        Right(verb, need.kind.group, names[(need.kind.group, need.kind.kind)], need.subresource)
+        for need in ACCOUNTS["fasttrack-pipeline"]
+        for verb in need.verbs
+    }
+    assert granted - needed == {Right(verb, "argoproj.io", "workflowtaskresults") for verb in ("create", "patch")}
 
 
 @pytest.mark.parametrize(

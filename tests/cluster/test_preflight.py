@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,22 +21,9 @@ from fasttrack.kubeflow.cluster.kinds import (
 )
 from fasttrack.kubeflow.plan import to_apply
 from fasttrack.kubeflow.preflight import require_ready
-from tests.cluster.plan_rig import FLIGHTS, Room, doctor, fasttrack, nothing_applied, until
+from tests.cluster.plan_rig import FLIGHTS, Room, doctor, fasttrack, nothing_applied, quota, until
 
-QUOTA = Kind("v1", "ResourceQuota")
 WEBHOOKS = Kind("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration")
-
-
-@contextmanager
-def quota(at: Room, **hard: str) -> Iterator[None]:
-    """A ResourceQuota whose use has been counted."""
-    names = {key.replace("__", "/").replace("_", "."): value for key, value in hard.items()}
-    at.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, "spec": {"hard": names}})
-    try:
-        until(lambda: at.cluster.get(QUOTA, "small", at.name).get("status", {}).get("used"))
-        yield
-    finally:
-        at.cluster.delete(QUOTA, "small", at.name, wait=60.0)
 
 
 def test_a_quota_that_a_run_exceeds_refuses_it_before_anything_is_applied(

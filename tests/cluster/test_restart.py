@@ -12,7 +12,8 @@ from pathlib import Path
 from fasttrack.kubeflow.cluster.client import Cluster
 from fasttrack.kubeflow.launchers import train
 from fasttrack.usecase import load
-from tests.cluster.launcher_rig import Background, rig, until, write_model
+from tests.cluster.launcher_rig import rig
+from tests.cluster.stage import Background, until, write_model
 
 ROOT = Path(__file__).parents[2]
 NODES = "jobset.sigs.k8s.io/replicatedjob-name=node"
@@ -40,11 +41,11 @@ def test_a_restart_of_the_api_server_does_not_end_a_step(tmp_path: Path) -> None
         at, folder, place = room.step("train-1"), tmp_path / "model", room.place(train=240.0)
         call = Background(lambda: train.fit(place, at, "train-1", "/lake/f", "mlp", {"hidden": 64}, folder))
         until(lambda: [pod["status"].get("phase") for pod in room.pods(NODES)] == ["Running", "Running"], 60)
-        restart_api_server(room.cluster)
+        restart_api_server(room.own)
         write_model(folder)
         for pod in room.pods(NODES):
             room.end(pod)
         # The operators take their time to come back.
         assert call.join(240)["scores"]["auc"] == 0.7
         assert at.record["cluster"]["attempts"] == 1
-        room.wait_clean(240)
+        room.wait_clean()

@@ -244,7 +244,8 @@ def test_what_may_not_be_seen_is_a_note() -> None:
         raise AuthorizationError("not permitted: nodes", fix="ask")
 
     found = readable("nodes", look, why="whether there is room")
-    assert found == [Finding("nodes", "note", "can't see whether there is room: not permitted: nodes", "ask")]
+    detail = "could not be checked: whether there is room (not permitted: nodes)"
+    assert found == [Finding("nodes", "note", detail, "ask")]
 
 
 def test_who_applied_it_applies_it_again() -> None:

@@ -57,4 +57,4 @@ def readable(name: str, look: Callable[[], Iterable[Finding]], *, why: str) -> l
     try:
         return list(look())
     except AuthorizationError as error:
-        return [Finding(name, "note", f"can't see {why}: {error.what}", error.fix)]
+        return [Finding(name, "note", f"could not be checked: {why} ({error.what.rstrip('.')})", error.fix)]

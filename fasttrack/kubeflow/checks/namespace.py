@@ -48,7 +48,8 @@ def check_namespace(cluster: Cluster, name: str, kinds: Iterable[Kind]) -> Itera
 def _unseen(cluster: Cluster, name: str) -> Finding:
     """Who may not read namespaces can still tell one that is there: the cluster lets them do something in it."""
     if cluster.allowed("list", _ANY, name):
-        return Finding("namespace", "note", f"can't read {name!r}, but there is access to it")
+        detail = f"there is access to {name!r}; its labels could not be checked: not permitted to read it"
+        return Finding("namespace", "note", detail)
     return Finding(
         "namespace",
         "mend",

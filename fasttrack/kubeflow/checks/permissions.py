@@ -12,6 +12,7 @@ from fasttrack.kubeflow.checks.finding import Finding
 from fasttrack.kubeflow.cluster.client import Cluster
 from fasttrack.kubeflow.cluster.kinds import (
     CONFIG_MAP,
+    DEPLOYMENT,
     EVENT,
     EXPERIMENT,
     INFERENCE_SERVICE,
@@ -52,8 +53,10 @@ ACCOUNTS: dict[str, tuple[Need, ...]] = {
         Need(SPARK_APPLICATION, _RUN),
         Need(TRAIN_JOB, _RUN),
         Need(EXPERIMENT, _RUN),
-        Need(TRIAL, _SEE),
-        Need(INFERENCE_SERVICE, ("get", "list", "watch", "create", "patch")),
+        Need(TRIAL, ("list",)),
+        Need(INFERENCE_SERVICE, _RUN),
+        Need(CONFIG_MAP, ("list", "create", "patch", "delete")),
+        Need(DEPLOYMENT, ("get", "list", "patch")),
         *FOLLOW,
     ),
     pods.SPARK_ACCOUNT: (
@@ -105,7 +108,7 @@ def check_accounts(cluster: Cluster, namespace: str) -> Iterator[Finding]:
                 if not _may(cluster, account, namespace, need, verb)
             ]
         except AuthorizationError:
-            yield Finding(title, "note", "can't see what it may do: that takes create on localsubjectaccessreviews")
+            yield Finding(title, "note", "could not be checked: that takes create on localsubjectaccessreviews")
             continue
         if lacking:
             kinds = dict.fromkeys(need.title for need, _ in lacking)

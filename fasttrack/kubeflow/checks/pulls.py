@@ -36,7 +36,7 @@ def check_images(cluster: Cluster, images: Iterable[str], namespace: str) -> Ite
         else:
             unknown.setdefault(_host(image), []).append(image)
     for host, names in unknown.items():
-        seen = "can't see which images the nodes have" if nodes is None else f"on none of {len(nodes)} nodes"
+        seen = "which images the nodes have could not be checked" if nodes is None else f"on none of {len(nodes)} nodes"
         detail = f"{seen}, so {host} will be asked for {', '.join(names)}; it is known only when a pod starts"
         yield Finding("images", "note", detail, _BUILD)
 

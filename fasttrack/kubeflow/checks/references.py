@@ -163,7 +163,7 @@ def check_reference(cluster: Cluster, wanted: Reference, namespace: str) -> Find
         if found is None and wanted.kind == SERVING_RUNTIME:
             found = cluster.find(CLUSTER_SERVING_RUNTIME, wanted.name)
     except AuthorizationError:
-        return Finding(title, "note", "can't see whether it is there: not permitted to read it", "Ask its owner.")
+        return Finding(title, "note", "could not be checked: not permitted to read it", "Ask its owner.")
     if found is None:
         return Finding(title, "mend", f"{title}{by} is not in the namespace {namespace!r}", cure, NotFoundError)
     there = {*(found.get("data") or {}), *(found.get("binaryData") or {})}
