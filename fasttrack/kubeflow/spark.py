@@ -34,6 +34,8 @@ _CONF = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.ui.showConsoleProgress": "false",
+    # The launcher streams the driver's log: hundreds of lines about blocks would hide its progress.
+    "spark.log.level": "WARN",
     "spark.dynamicAllocation.executorIdleTimeout": "60s",
     # An executor that can't be scheduled is told to the user by the launcher, not waited for without end.
     "spark.kubernetes.allocation.batch.size": "4",

@@ -32,6 +32,7 @@ SIZES += ["predictor=100m,1Gi", "transformer=100m,1Gi", "explainer=100m,3Gi"]
 RUN = "6f1d3c52-0000-4000-8000-00000000node"
 SAMPLE = "0.05"
 _OUTPUTS = f"{pods.DATA_PATH}/kfp"
+_ANSWER = "executor_output.json"
 
 
 def steps(bench: Bench) -> None:
@@ -104,7 +105,8 @@ class Pipeline:
             return phase == "Succeeded"
 
         rig.until(f"step {step}", ended, 900)
-        output = rig.kubectl("exec", "files", "--", "cat", f"{_OUTPUTS}/{step}/Output").strip()
+        told = json.loads(rig.kubectl("exec", "files", "--", "cat", f"{_OUTPUTS}/{step}/{_ANSWER}"))
+        output = str(told["parameterValues"]["Output"])
         said = rig.kubectl("logs", name, "--tail=4").strip().replace("\n", "\n      | ")
         print(f"      | {said}\n    -> {output[:160]} ({time.monotonic() - started:.0f} s)", flush=True)
         return output
@@ -148,7 +150,7 @@ class Pipeline:
         component = self._spec["components"][f"comp-{step}"]
         assert set(component["inputDefinitions"]["parameters"]) == set(inputs), step
         folder = f"{_OUTPUTS}/{step}"
-        outputs: Object = {"outputFile": f"{folder}/executor_output.json"}
+        outputs: Object = {"outputFile": f"{folder}/{_ANSWER}"}
         defined = component.get("outputDefinitions", {})
         outputs["parameters"] = {key: {"outputFile": f"{folder}/{key}"} for key in defined.get("parameters", {})}
         outputs["artifacts"] = {
