@@ -48,7 +48,7 @@ def register(usecase: str, run_id: str, lake: str, model: str, round: int) -> Re
 
     Raises:
         GateError: the gate did not accept the model.
-        NotFoundError: a file of the package is missing.
+        NotFoundError: a file of the package, or the run's record of the step validate, is missing.
         UnavailableError: the registry's database does not answer.
         StorageError: the package can't be written.
     """
@@ -58,7 +58,7 @@ def register(usecase: str, run_id: str, lake: str, model: str, round: int) -> Re
         registry = Registry(at.settings.require("postgres"))
         registry.migrate()
         champion = _champion(registry, at.usecase.name)
-        traced = trace(at.usecase, orjson.loads(lake), records["validate"]["reconciliation"]["offsets"])
+        traced = trace(at.usecase, orjson.loads(lake), _offsets(records, str(at.folder)))
         files = _files(Path(model))
         made, traced = _build(files, traced, registry, champion, read_key(at.settings, "signing_key"))
         path = package.write(made, at.settings.require("packages") + f"/{at.usecase.name}")
@@ -82,6 +82,17 @@ def _require_acceptance(records: dict[str, dict[str, Any]], round: int, where: s
     """A condition that went wrong in the pipeline must not bring a refused model into service."""
     if records.get(f"gate-{round}", {}).get("decision") != ACCEPTED:
         raise GateError(f"the gate did not accept the model of round {round}.", where=where)
+
+
+def _offsets(records: dict[str, dict[str, Any]], where: str) -> Any:
+    try:
+        return records["validate"]["reconciliation"]["offsets"]
+    except KeyError as error:
+        raise NotFoundError(
+            "the run has no record of its step validate: what the model was made of can't be traced.",
+            where=where,
+            fix="Run the pipeline from its beginning; all steps have to see the same folder FASTTRACK_RUNS.",
+        ) from error
 
 
 def _champion(registry: Registry, name: str) -> ModelVersion | None:

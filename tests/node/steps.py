@@ -21,6 +21,7 @@ from fasttrack.kubeflow.compile import PACKAGE, render
 from fasttrack.kubeflow.objects import Options
 from fasttrack.kubeflow.scaling import Scaling
 from fasttrack.kubeflow.sizes import parse_sizes
+from fasttrack.local.platform import Platform
 from fasttrack.usecase import UseCase, canonical_text, parse
 from tests.node import katib_pods, rig, routes
 from tests.node.bench import Bench
@@ -38,7 +39,7 @@ _ANSWER = "executor_output.json"
 def steps(bench: Bench) -> None:
     """Features, search, training, evaluation, gate, registration and publishing, each in its pod."""
     usecase = _usecase()
-    versions = _drained(bench.folder)
+    versions = _drained(usecase, bench.folder)
     rig.apply(rig.base("Job", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"))
     rig.until("migrations Job complete", lambda: rig.condition(rig.get("job", "migrations-0-1-0"), "Complete"))
     rig.apply([_signing_key(bench)])
@@ -193,26 +194,29 @@ def _usecase() -> UseCase:
     return parse(text.replace("trials: 6,", "trials: 3,"))
 
 
-def _drained(folder: Path) -> str:
-    """Drain the flights on this machine, and put the lake on the shared volume; gives the tables' versions."""
-    env = os.environ | {"FASTTRACK_HOME": str(folder / "home")}
-    command = [str(Path(sys.executable).with_name("fasttrack"))]
+# The first two steps as they run on this machine: no broker is on the node.
+_FIRST = """
+import sys
+from fasttrack.steps.drain import drain
+from fasttrack.steps.validate import validate
+lake = drain(sys.argv[1], sys.argv[2])
+validate(sys.argv[1], sys.argv[2], lake)
+print(lake)
+"""
 
-    def fasttrack(*words: str) -> str:
-        return subprocess.run([*command, *words], env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
-    fasttrack("up")
-    try:
-        fasttrack("replay", "--sample", SAMPLE)
-        fasttrack("drain")
-    finally:
-        fasttrack("down")
-    lake = folder / "home/lake"
-    rig.put(lake / "flights/raw", f"{pods.DATA_PATH}/lake/flights/raw")
-    tables = sorted(path for path in (lake / "flights/raw").iterdir())
-    return json.dumps(
-        {table.name: max(int(log.stem) for log in (table / "_delta_log").glob("*.json")) for table in tables}
-    )
+def _drained(usecase: UseCase, folder: Path) -> str:
+    """Drain and validate on this machine, put lake and records on the shared volume; gives the tables' versions."""
+    home = folder / "home"
+    with Platform(home) as platform:
+        env = os.environ | platform.environment()
+        command = [str(Path(sys.executable).with_name("fasttrack")), "replay", "--sample", SAMPLE]
+        subprocess.run(command, env=env, check=True)
+        words = [sys.executable, "-c", _FIRST, canonical_text(usecase), RUN]
+        versions = subprocess.run(words, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    rig.put(home / "lake/flights/raw", f"{pods.DATA_PATH}/lake/flights/raw")
+    rig.put(home / "runs/flights" / RUN, f"{pods.DATA_PATH}/runs/flights/{RUN}")
+    return versions
 
 
 def _signing_key(bench: Bench) -> Object:

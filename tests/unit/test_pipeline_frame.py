@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from fasttrack.errors import ConfigurationError, DataQualityError, UseCaseError
+from fasttrack.errors import ConfigurationError, DataQualityError, NotFoundError, UseCaseError
 from fasttrack.kubeflow.local_run import _cause
 from fasttrack.steps import frame
 from fasttrack.steps.frame import step
+from fasttrack.steps.register import _offsets
 from fasttrack.steps.reuse import fingerprint, recall, remember
 from fasttrack.usecase import parse
 
@@ -97,3 +98,8 @@ def test_a_run_without_a_name_is_named_by_its_environment(monkeypatch: pytest.Mo
     monkeypatch.setenv(frame.RUN_ID, "0c7c2a5e-1111-4222-8333-444455556666")
     assert frame.named("") == "0c7c2a5e-1111-4222-8333-444455556666"
     assert frame.named("mine") == "mine"
+
+
+def test_a_run_whose_records_are_elsewhere_is_told_so() -> None:
+    with pytest.raises(NotFoundError, match=r"no record of its step validate.*FASTTRACK_RUNS"):
+        _offsets({"gate-1": {"decision": "accepted"}}, "/runs/flights/run-1")
