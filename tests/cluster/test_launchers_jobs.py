@@ -7,12 +7,22 @@ import os
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from fasttrack.errors import ConfigurationError, DataQualityError, UnavailableError
-from fasttrack.kubeflow.cluster.kinds import CONFIG_MAP, DEPLOYMENT, INFERENCE_SERVICE, SPARK_APPLICATION, TRIAL, Object
+from fasttrack.kubeflow.cluster.kinds import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    INFERENCE_SERVICE,
+    SPARK_APPLICATION,
+    TRIAL,
+    Object,
+    kind_of,
+)
+from fasttrack.kubeflow.compiled import compiled_objects
 from fasttrack.kubeflow.launchers import publish, spark, tune
 from fasttrack.registry.records import ModelVersion
 from fasttrack.usecase import UseCase, load
@@ -100,6 +110,37 @@ def test_a_version_is_served_once_and_put_back_if_the_next_one_does_not_come_up(
     assert not [
         m for m in room.cluster.list(CONFIG_MAP, room.namespace) if m["metadata"]["name"].startswith("flights-")
     ]
+
+
+def test_the_compiled_service_gets_its_first_version_whatever_else_of_the_use_case_had_trouble(room: Rig) -> None:
+    compiled = next(
+        each for each in compiled_objects(room.usecase, registry="", namespace=room.namespace) if is_service(each)
+    )
+    room.cluster.apply(compiled)
+    assert compiled["metadata"]["annotations"]["serving.kserve.io/stop"] == "true"
+    event = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "old", "namespace": room.namespace},
+        "type": "Warning",
+        "reason": "FailedCreate",
+        "message": 'pods "flights-tune-x" is forbidden: violates PodSecurity "restricted:latest": ...',
+        "involvedObject": {"kind": "ReplicaSet", "name": "flights-tune-x", "namespace": room.namespace},
+        "lastTimestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    room.cluster.apply(event)
+    at = room.step("publish", "first")
+    publish.serve(room.place(publish=90.0), at, model(1), USECASE.read_text())
+    served = room.cluster.find(INFERENCE_SERVICE, "flights", room.namespace)
+    assert served is not None and served["metadata"]["generation"] > 1
+    found = room.cluster.list(DEPLOYMENT, room.namespace, labels="serving.kserve.io/inferenceservice=flights")
+    assert len(found) == 2 and all(f"--digest={model(1).digest}" in str(each["spec"]) for each in found)
+    room.cluster.delete(INFERENCE_SERVICE, "flights", room.namespace, wait=60)
+    room.wait_clean(60)
+
+
+def is_service(obj: Object) -> bool:
+    return kind_of(obj) == INFERENCE_SERVICE
 
 
 def report(trial: str, value: float) -> None:

@@ -69,7 +69,7 @@ def serve(place: Place, at: Step, model: ModelVersion, usecase: str) -> dict[str
             cluster.apply(_file(place, own, usecase, applied), force=True)
             at.record["reused"] = before is not None and _generation(before) == _generation(applied)
             note(f"InferenceService {place.namespace}/{name}: {'unchanged' if at.record['reused'] else 'applied'}")
-            ready = _wait(place, applied, model.digest)
+            ready = _wait(place, applied, (f"--digest={model.digest}", own))
         except BaseException as error:
             said["put_back"] = _put_back(place, name, before)
             if isinstance(error, FastTrackError):
@@ -111,16 +111,18 @@ def storage_uri(path: str) -> str:
     return f"pvc://{pods.DATA}/{inside.as_posix()}"
 
 
-def is_ready(obj: Object, generation: int) -> bool:
-    """Whether an InferenceService of (at least) this generation answers."""
-    status = obj.get("status", {})
-    if status.get("observedGeneration", generation) < generation or _generation(obj) < generation:
-        return False
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", []))
+def is_ready(obj: Object) -> bool:
+    """Whether an InferenceService answers, in this version or the one before.
+
+    Its ``observedGeneration`` tells nothing: KServe 0.20 copies that of a Deployment into it
+    (pkg/apis/serving/v1beta1/inference_service_status.go).
+    """
+    conditions = obj.get("status", {}).get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
-def _wait(place: Place, applied: Object, digest: str) -> Object:
-    name, namespace, generation = applied["metadata"]["name"], place.namespace, _generation(applied)
+def _wait(place: Place, applied: Object, marks: tuple[str, str]) -> Object:
+    name, namespace = applied["metadata"]["name"], place.namespace
     chosen = [
         Selection(INFERENCE_SERVICE, namespace, name=name),
         Selection(POD, namespace, labels=f"{_SERVICE}={name}"),
@@ -141,11 +143,11 @@ def _wait(place: Place, applied: Object, digest: str) -> Object:
                     )
                 else:
                     latest = change.object
-            if is_ready(latest, generation) and _rolled_out(place, name, digest):
+            if is_ready(latest) and _rolled_out(place, name, marks):
                 return latest
             if time.monotonic() - examined > _EXAMINE_SECONDS:
                 examined = time.monotonic()
-                events = warnings(place.cluster, namespace, name)
+                events = _warnings(place, applied)
                 for trouble in [*diagnosis.of_pods(alive.values(), events), *diagnosis.of_events(events, name)]:
                     why = str(trouble)
                     if why not in told:
@@ -177,17 +179,32 @@ def _scaled_as(before: Object | None, obj: Object) -> Object:
     return made
 
 
-def _rolled_out(place: Place, name: str, digest: str) -> bool:
+def _warnings(place: Place, applied: Object) -> list[Object]:
+    """Events of the object and of what KServe makes of it, since it was applied: they stay for an hour."""
+    meta = applied["metadata"]
+    name = meta["name"]
+    since = max((str(each.get("time", "")) for each in meta.get("managedFields", ())), default="")
+    # Jobs of the same use case have names that begin alike.
+    parts = tuple(f"{name}-{part}" for part in ("predictor", "explainer"))
+    found = warnings(place.cluster, place.namespace, name, since)
+    names = [str(event["involvedObject"]["name"]) for event in found]
+    return [event for event, own in zip(found, names, strict=True) if own == name or own.startswith(parts)]
+
+
+def _rolled_out(place: Place, name: str, marks: tuple[str, str]) -> bool:
     """Whether all pods are of this version: KServe calls a service ready while old pods still answer."""
     found = place.cluster.list(DEPLOYMENT, place.namespace, labels=f"{_SERVICE}={name}")
-    return bool(found) and all(_is_new(deployment, digest) for deployment in found)
+    return bool(found) and all(_is_new(deployment, marks) for deployment in found)
 
 
-def _is_new(deployment: Object, digest: str) -> bool:
+def _is_new(deployment: Object, marks: tuple[str, str]) -> bool:
+    """Whether its pods have the package's digest and the use case's file of this version, and no old one is left."""
     status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
-    words = [word for c in deployment["spec"]["template"]["spec"]["containers"] for word in c.get("args", [])]
+    pod = deployment["spec"]["template"]["spec"]
+    words = [word for container in pod["containers"] for word in container.get("args", [])]
+    words += [volume.get("configMap", {}).get("name", "") for volume in pod.get("volumes", [])]
     return (
-        f"--digest={digest}" in words
+        set(marks) <= set(words)
         and status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
         and status.get("updatedReplicas", 0) >= wanted
         and status.get("replicas", 0) == status.get("updatedReplicas", 0)
