@@ -48,13 +48,14 @@ def submitter(at: Room, folder: Path, *, viewer: bool = True) -> Iterator[Path]:
     role = {"apiGroup": RBAC, "kind": "Role", "name": "fasttrack-submitter"}
     bound: Object = {"apiVersion": f"{RBAC}/v1", "metadata": {"name": name}, "subjects": subjects}
     at.apply({**bound, "kind": "RoleBinding", "roleRef": role})
-    wide = {**bound, "kind": BINDING.kind, "metadata": {"name": at.name}}
+    # Of its own name: two such accounts may be there at a time.
+    wide = {**bound, "kind": BINDING.kind, "metadata": {"name": f"{at.name}-{name}"}}
     if viewer:
         at.cluster.apply({**wide, "roleRef": {**role, "kind": "ClusterRole", "name": "fasttrack-viewer"}})
     try:
         yield as_account(at.cluster, at.name, name, folder)
     finally:
-        at.cluster.delete(BINDING, at.name)
+        at.cluster.delete(BINDING, f"{at.name}-{name}")
 
 
 @pytest.fixture(scope="module")
