@@ -18,7 +18,6 @@ from fasttrack.kubeflow.images import image
 from fasttrack.kubeflow.names import usecase_object
 from fasttrack.kubeflow.objects import Options, documents
 from fasttrack.kubeflow.pods import NAMESPACE
-from fasttrack.kubeflow.run_options import RunOptions
 from fasttrack.kubeflow.schedules import recurring_run
 from fasttrack.kubeflow.step_pods import complete_steps
 from fasttrack.kubeflow.substrates import require_both
@@ -80,7 +79,7 @@ def render(
     """
     chosen = options or Options()
     pipeline = training_pipeline(usecase)
-    complete_steps(pipeline, registry, RunOptions(chosen.gpus, chosen.executors, chosen.sizes))
+    complete_steps(pipeline, registry, chosen)
     whole, version = _manifests(pipeline, usecase, namespace)
     spec, platform = version["spec"]["pipelineSpec"], version["spec"]["platformSpec"]
     require_both(spec)

@@ -16,9 +16,10 @@ from fasttrack.kubeflow.monitoring import alerts, monitors
 from fasttrack.kubeflow.names import is_dns_1035, is_dns_1123_subdomain
 from fasttrack.kubeflow.pods import Object
 from fasttrack.kubeflow.routes import http_route, role_configuration
+from fasttrack.kubeflow.run_options import RunOptions
 from fasttrack.kubeflow.scaling import Autoscaler, Scaling
 from fasttrack.kubeflow.schedules import check_cron
-from fasttrack.kubeflow.sizes import Sizes, resized
+from fasttrack.kubeflow.sizes import resized
 from fasttrack.kubeflow.spark import scheduled_spark_application, spark_application
 from fasttrack.kubeflow.trainjob import train_job, training_runtime
 from fasttrack.tuning.space import dimensions
@@ -29,13 +30,10 @@ PARTS = ("kafka", "monitoring", "route", "schedules")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(RunOptions):
     """What a cluster has and a use case doesn't say.
 
-    Attributes:
-        gpus: train and predict on GPUs.
-        executors: most Spark executors at a time.
-        sizes: of pods, where the defaults don't fit.
+    Attributes, beside those that the launchers have to know:
         scaling: how far the servers scale.
         retrain: when the pipeline runs by itself, as cron writes it, in UTC; `fasttrack submit` tells KFP.
         refresh: when the feature table is built by itself; without one, the schedule is suspended.
@@ -49,9 +47,6 @@ class Options:
         leave_out: parts that the cluster has no operator for, out of `PARTS`.
     """
 
-    gpus: bool = False
-    executors: int = 4
-    sizes: Sizes = field(default_factory=dict)
     scaling: Scaling = field(default_factory=Scaling)
     retrain: str = ""
     refresh: str = ""

@@ -28,7 +28,7 @@ def recurring_run(usecase: UseCase, *, schedule: str, version: str) -> Object:
     Raises:
         ConfigurationError: the schedule isn't one.
     """
-    cron = check_cron(schedule)
+    cron = check_cron(schedule, "--retrain")
     text = canonical_text(usecase)
     digest = hashlib.sha256(f"{cron}\0{version}\0{text}".encode()).hexdigest()[:_DIGITS]
     return {

@@ -103,14 +103,13 @@ def _servers(spec: Object, sizes: Sizes) -> None:
 
 
 def _containers(containers: list[Object], size: Size | None) -> None:
-    for container in containers if size else ():
-        container["resources"] = _resources(container.get("resources", {}), size)
+    if size is not None:
+        for container in containers:
+            container["resources"] = _resources(container.get("resources", {}), size)
 
 
-def _resources(given: Object, size: Size | None) -> Object:
+def _resources(given: Object, size: Size) -> Object:
     """`given` with this size; GPUs stay."""
-    if size is None:
-        return given
     requests, limits = given.get("requests", {}), given.get("limits", {})
     own = {"cpu": size.cpu, "memory": size.memory}
     return {"requests": {**requests, **own}, "limits": {**limits, "memory": size.memory}}

@@ -196,7 +196,7 @@ def test_a_part_without_an_operator_can_be_left_out() -> None:
 @pytest.mark.parametrize(
     ("options", "namespace", "reason"),
     [
-        (Options(retrain="every day"), "fasttrack", "is not a schedule"),
+        (Options(retrain="every day"), "fasttrack", r"--retrain: .*is not a schedule"),
         (Options(refresh="0 3 * *"), "fasttrack", "is not a schedule"),
         (Options(graph_namespace="fasttrack"), "fasttrack", "names no seccomp profile"),
         (Options(), "Team_A", "is not a namespace"),
