@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from fasttrack.usecase.features import Column, FeatureDefinition, FieldFeature, SequenceFeature, WindowFeature, expand
 from fasttrack.usecase.learning import Candidate, Gate, Label, PredictionPoint, Split, Training, Tuning
 from fasttrack.usecase.serving import Quality, Replay, Role, Serving
+from fasttrack.usecase.sources import Source
 from fasttrack.usecase.streams import Entity, Stream, Strict
 
 
@@ -50,12 +51,19 @@ class UseCase(Strict):
     serving: Serving = Serving()
     roles: dict[str, Role] = Field(min_length=1)
     replay: Replay | None = None
+    sources: dict[str, Source] = Field({}, description="where `fasttrack ingest` gets events from")
 
     _base: str = PrivateAttr(default=".")
 
     @model_validator(mode="after")
     def _references_exist(self) -> Self:
-        for check in (self._check_streams, self._check_prediction, self._check_features, self._check_gate):
+        for check in (
+            self._check_streams,
+            self._check_sources,
+            self._check_prediction,
+            self._check_features,
+            self._check_gate,
+        ):
             check()
         return self
 
@@ -95,6 +103,13 @@ class UseCase(Strict):
                 raise ReferenceProblem(
                     ("streams", name, "event_time"), f"field {stream.event_time!r} is not a timestamp"
                 )
+
+    def _check_sources(self) -> None:
+        for name, source in self.sources.items():
+            self._known(("sources", name, "stream"), "stream", source.stream, self.streams)
+            for part in ("fields", "constants"):
+                for field in getattr(source, part):
+                    self._known(("sources", name, part, field), "field", field, self.streams[source.stream].fields)
 
     def _check_entity(self, path: tuple[str | int, ...], entity: str, stream: str) -> None:
         self._known(path, "entity", entity, self.entities)

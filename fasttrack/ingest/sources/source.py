@@ -1,0 +1,69 @@
+"""What a source is to the ingester: batches of records, and a position to go on from after each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+#: Where to go on reading: JSON values that only the source itself understands.
+Position = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One thing that a source holds; it becomes one message.
+
+    Attributes:
+        identity: tells it apart from every other record of the source, and is the same whenever it is read again
+            (file and line, log position, key and cursor, partition and offset).
+        fields: its values by the source's names; None if it can't be read, then `raw` is sent as it is and becomes
+            a dead letter with its bytes.
+        raw: what the source held, if it isn't `fields` alone.
+        key: the message's key, only for what passes through as it is.
+    """
+
+    identity: str
+    fields: Mapping[str, Any] | None
+    raw: bytes | None = None
+    key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records in the source's order, and where to go on once all of them are in Kafka."""
+
+    records: list[Record]
+    position: Position
+
+
+class Source(Protocol):
+    """A connection to a source.
+
+    Reading is repeatable: what was not `committed` is read again after `open`, with the same identities.
+    """
+
+    def open(self, position: Position | None) -> None:
+        """Begin after `position`; None: at the very beginning.
+
+        Raises:
+            UnavailableError: the source doesn't answer.
+            ConfigurationError: there is no such file, table, topic, or no right to read it.
+            DataLossError: the source no longer has what follows `position`.
+        """
+
+    def read(self, seconds: float) -> Batch | None:
+        """The next batch, at most a few thousand records; None if nothing new came within `seconds`.
+
+        Raises:
+            UnavailableError: the source stopped answering; `open` and `read` may be tried again.
+        """
+
+    def committed(self, position: Position) -> None:
+        """What lies before `position` is in Kafka for good: the source may forget it."""
+
+    def lag(self) -> float | None:
+        """How many records are waiting; None if the source can't tell."""
+
+    def close(self) -> None:
+        """Let go of connections; never fails."""
