@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.local_homes import new_home
 from tests.unit.gateway_harness import ModelServer, model_server
+
+# A busy machine is no fault of the code: no test asserts a time.
+settings.register_profile("fasttrack", deadline=None)
+settings.load_profile("fasttrack")
 
 
 @pytest.fixture
