@@ -15,7 +15,7 @@ LOCK_STDIN := $(UV) pip compile - $(LOCKING)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit cluster-test lint format lock lock-torch-cpu images node-test bench bench-drain \
+.PHONY: help setup demo test faults test-unit cluster-test lint format lock lock-torch-cpu images node-test bench bench-drain \
         bench-features bench-explain golden clean
 
 help: ## Show the targets
@@ -40,6 +40,9 @@ demo: $(READY) ## Run the main job on real data; ARGS="--exit --sample 0.05 --re
 
 test: $(READY) ## Run all tests (unit, integration on real parts, faults)
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: $(READY) ## Disturb the drain in every way (hours), and print what was lost; ARGS="--only kills --kills 100"
+	$(BIN)/python -m tests.faults.run $(ARGS)
 
 test-unit: $(READY) ## Run the fast tests only
 	$(BIN)/python -m pytest tests/unit $(ARGS)

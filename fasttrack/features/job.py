@@ -14,6 +14,7 @@ import numpy as np
 from fasttrack.errors import StepError, StorageError
 from fasttrack.features import stats as statistics
 from fasttrack.features.clock import calendar_part
+from fasttrack.features.contract import verify
 from fasttrack.features.fingerprint import Source, fingerprint, sources
 from fasttrack.features.parts import commit, sweep
 from fasttrack.features.plan import entity_plans, field_definitions, table_schema
@@ -77,7 +78,7 @@ def build(
         NotFoundError: a stream has no table in the lake.
         ConfigurationError: Spark can't be started.
         StorageError: the lake can't be read or written.
-        DataQualityError: a prediction event is in the lake twice.
+        DataQualityError: a prediction event is in the lake twice, or an event breaks its stream's contract.
         StepError: the Spark job failed.
     """
     lake = sources(usecase, settings, versions)
@@ -116,6 +117,7 @@ def _write(usecase: UseCase, lake: Mapping[str, Source], path: str, spark: Spark
     kept: list[str] = []
     try:
         raw = {stream: raw_frame(spark, source) for stream, source in lake.items()}
+        verify(usecase, raw, lake)
         frame = feature_files(usecase, raw, int(spark.conf.get("spark.sql.shuffle.partitions") or 2), path, attempt)
         with _watch(spark, report):
             written = [(row["path"], row["size"], row["stats"]) for row in frame.collect()]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
@@ -24,6 +24,7 @@ _ANSWER_SECONDS = 10.0
 _RECOVERY_SECONDS = 15.0
 _RETRY_SECONDS = 0.2
 _PORT = 9092
+_SEGMENT_MS = "600000"
 _EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
@@ -211,7 +212,11 @@ class Broker:
             time.sleep(_RETRY_SECONDS)
 
     def _list(self, partitions: list[TopicPartition], spec: OffsetSpec) -> dict[tuple[str, int], int]:
-        futures = self._admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=_ANSWER_SECONDS)
+        # What a transaction has not decided on yet can't be read, so it is not there yet.
+        settled = IsolationLevel.READ_COMMITTED
+        futures = self._admin.list_offsets(
+            dict.fromkeys(partitions, spec), isolation_level=settled, request_timeout=_ANSWER_SECONDS
+        )
         return {(at.topic, at.partition): int(_result(future).offset) for at, future in futures.items()}
 
     def create(self, partitions: Mapping[str, int], compacted: bool = False) -> None:
@@ -232,7 +237,8 @@ class Broker:
                     f"has {existing[name].partitions} partitions, the use case says {count}.", where=f"topic {name}",
                     fix="Set `partitions` to what the topic has, or give the stream a new `topic`.",
                 )  # fmt: skip
-        config = {"cleanup.policy": "compact"} if compacted else {}
+        # Only closed segments are compacted, and who starts reads them all.
+        config = {"cleanup.policy": "compact", "segment.ms": _SEGMENT_MS} if compacted else {}
         new = [NewTopic(name, count, config=config) for name, count in partitions.items() if name not in existing]
         if new:
             self._ask(lambda: self._make(new))

@@ -47,20 +47,20 @@ class Buffer:
         while self.end is not None and high > low and offsets[high - 1] >= self.end:
             high -= 1
         if low >= high:
-            return None
-        broken = None
+            return low if low < len(offsets) and not self.done else None
         if offsets[low] != self.next or offsets[high - 1] != self.next + high - 1 - low:
-            broken = high = next(at for at in range(low, high) if offsets[at] != self.next + at - low)
+            high = next(at for at in range(low, high) if offsets[at] != self.next + at - low)
         values: list[Any] = [message.value() for message in messages[low:high]]
         self.offsets += offsets[low:high]
         self.values += values
         self.keys += [message.key() for message in messages[low:high]]
         self.bytes += sum(len(value) for value in values if value is not None)
         self.next += high - low
-        return broken
+        return high if high < len(offsets) and not self.done else None
 
     def due(self, batch_events: int) -> bool:
         """Whether it is time to commit: at its end, `batch_events` long, or too old."""
         if not self.offsets:
-            return False
+            # Done, but with a hole at its end that no table's mark is past.
+            return self.done and self.writer.mark < self.next
         return self.done or len(self.offsets) >= batch_events or time.monotonic() - self.since > _MAX_AGE_SECONDS

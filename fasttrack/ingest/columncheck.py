@@ -19,8 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
-from fasttrack.ingest.contracts import HEADER_BYTES, arrow_schema, keyed_by_text, limits, portable
+from fasttrack.ingest.contracts import HEADER_BYTES, keyed_by_text
 from fasttrack.ingest.rowcheck import Rejected, Rejection, RowChecker
+from fasttrack.lake.schemas import event_schema
+from fasttrack.usecase.limits import limits, portable
 from fasttrack.usecase.streams import FieldContract, Stream
 
 _CHUNK = 8192
@@ -40,7 +42,7 @@ class Checked:
     """The outcome for a batch.
 
     Attributes:
-        rows: the accepted events in the order of the batch, columns as in `arrow_schema`.
+        rows: the accepted events in the order of the batch, columns as in `event_schema`.
         index: for each accepted event, its position in the batch.
         rejected: for each refused message, its position in the batch and why.
     """
@@ -55,7 +57,7 @@ class ColumnChecker:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._schema = arrow_schema(stream)
+        self._schema = event_schema(stream)
         self._rows = RowChecker(stream)
         self._keyed = keyed_by_text(stream)
         text = [field.with_type(pa.string()) if pa.types.is_timestamp(field.type) else field for field in self._schema]
@@ -146,7 +148,7 @@ class ColumnChecker:
             column = table.column(name)
             if not field.nullable and column.null_count:
                 masks.append(pc.is_valid(column))
-            masks.extend(m for m in _within(field, column) if not _all(m))
+            masks.extend(m for m in within(field, column) if not _all(m))
         if keys is not None:
             column = table.column(self._stream.key).cast(pa.string()).cast(pa.binary())
             same = pc.equal(column, pa.chunked_array([pa.array(keys, pa.binary())]))
@@ -165,7 +167,7 @@ def _all(mask: pa.ChunkedArray | pa.Array) -> bool:
     return pc.all(mask, min_count=0).as_py() is not False
 
 
-def _within(field: FieldContract, column: pa.ChunkedArray) -> list[pa.ChunkedArray]:
+def within(field: FieldContract, column: pa.ChunkedArray) -> list[pa.ChunkedArray]:
     """Masks of the rows within each of the field's limits; null where the value is."""
     if field.type in ("integer", "number"):
         bounds = limits(field)

@@ -1,17 +1,16 @@
-"""One contract per stream: its JSON Schema, its Arrow schema, its version, and the limits both checkers share."""
+"""One contract per stream: its JSON Schema, its version, and the head of its messages.
+
+Imports nothing heavy: the gateway has it, too."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import re
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
-import pyarrow as pa
 
-from fasttrack.lake.schemas import event_schema
+from fasttrack.usecase.limits import limits
 from fasttrack.usecase.streams import FieldContract, Stream
 
 #: Confluent wire format: a zero byte and the schema's id, big-endian.
@@ -20,29 +19,10 @@ HEADER_BYTES = 5
 #: RFC 3339 in UTC, at most microseconds.
 TIMESTAMP = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z"
 
-INT64 = (-(2**63), 2**63 - 1)
 
-
-@dataclass(frozen=True)
-class Limits:
-    """The least and greatest value of a numeric field, in the field's own type so that no comparison rounds."""
-
-    least: int | float
-    greatest: int | float
-
-
-def limits(field: FieldContract) -> Limits:
-    """The bounds of an ``integer`` (never wider than int64) or ``number`` field."""
-    low, high = field.minimum, field.maximum
-    if field.type == "integer":
-        least = INT64[0] if low is None else max(INT64[0], math.ceil(low))
-        return Limits(least, INT64[1] if high is None else min(INT64[1], math.floor(high)))
-    return Limits(-math.inf if low is None else float(low), math.inf if high is None else float(high))
-
-
-def arrow_schema(stream: Stream) -> pa.Schema:
-    """The contract's fields as Arrow columns (string, int64, float64, bool, timestamp[us, UTC])."""
-    return event_schema(stream)
+def header(schema_id: int) -> bytes:
+    """The five bytes before a message's body: zero, then the schema id, big-endian (Confluent's wire format)."""
+    return b"\x00" + schema_id.to_bytes(4, "big")
 
 
 def json_schema(stream: Stream, title: str = "event") -> dict[str, Any]:
@@ -92,21 +72,12 @@ def contract_version(stream: Stream) -> str:
         "time": stream.event_time,
     }
     document["max_bytes"] = stream.max_bytes
+    if stream.encoding != "json":
+        # Not for JSON: what was drained before there was a choice keeps its version.
+        document["encoding"] = stream.encoding
     return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
 
 
 def keyed_by_text(stream: Stream) -> bool:
     """Whether the message key can be compared with its field: only strings and whole numbers have one spelling."""
     return stream.fields[stream.key].type in ("string", "integer")
-
-
-_UNSAFE = re.compile(r"[\\^$.]|\(\?|\[\[|\[:|\{(?![0-9]+(,[0-9]*)?\})|[+*?}][+*]|\[\]|--|&&|\|\||~~")
-
-
-def portable(pattern: str) -> bool:
-    """Whether Arrow's regular expressions (RE2) and Python's surely agree on `pattern`.
-
-    Escapes, anchors, dots, look-around, set operations and possessive repeats differ between the two, so patterns
-    with any of them are left to Python's.
-    """
-    return pattern.isascii() and pattern.isprintable() and _UNSAFE.search(pattern) is None

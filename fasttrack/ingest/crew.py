@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any
@@ -24,7 +25,7 @@ _MOST_REPLACED = 20
 
 @dataclass(frozen=True)
 class Progress:
-    """One commit of a worker; `mark` is the first offset that some table lacks."""
+    """One commit of a worker; `mark` is the first offset that some table lacks, the rest as in `Written`."""
 
     stream: str
     partition: int
@@ -35,6 +36,9 @@ class Progress:
     dead: int
     files: int
     bytes: int
+    late: int = 0
+    watermark: int | None = None
+    seconds: float = 0.0
 
 
 class Crew:
@@ -53,6 +57,7 @@ class Crew:
         self._size = size
         self._workers: list[subprocess.Popen[bytes]] = []
         self._said: queue.Queue[tuple[subprocess.Popen[bytes], bytes]] = queue.Queue()
+        self._ears: list[threading.Thread] = []
         self._previous: Any = None
         #: How many processes were started so far.
         self.started = 0
@@ -86,7 +91,9 @@ class Crew:
         assert worker.stdin is not None
         worker.stdin.write(self._job.to_line())
         worker.stdin.flush()
-        threading.Thread(target=self._hear, args=(worker,), daemon=True).start()
+        ear = threading.Thread(target=self._hear, args=(worker,), daemon=True)
+        ear.start()
+        self._ears.append(ear)
 
     def _hear(self, worker: subprocess.Popen[bytes]) -> None:
         assert worker.stdout is not None
@@ -112,6 +119,24 @@ class Crew:
             self._gone(worker)
             return None
         return None
+
+    @property
+    def replaced(self) -> int:
+        """How many workers were killed and replaced so far."""
+        return self.started - self._size
+
+    def last_words(self) -> Iterator[Progress]:
+        """After the block: what the workers said on their way out, in which they commit what they hold.
+
+        Raises:
+            FastTrackError: the one that a worker failed with.
+        """
+        for ear in self._ears:
+            ear.join()
+        while not self._said.empty():
+            _, line = self._said.get()
+            if line:
+                yield self._read(line)
 
     @staticmethod
     def _read(line: bytes) -> Progress:

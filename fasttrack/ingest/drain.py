@@ -7,19 +7,23 @@ when, or how often, any process here dies.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
 from fasttrack.ingest import schemas
-from fasttrack.ingest.broker import Broker, Topic
+from fasttrack.ingest.broker import Broker, Offsets, Topic
 from fasttrack.ingest.crew import Crew, Progress
 from fasttrack.ingest.job import Job
+from fasttrack.ingest.lateness import moment
+from fasttrack.ingest.metrics import DrainMetrics, serving
 from fasttrack.ingest.partition import app_id
 from fasttrack.ingest.reconcile import recorded
 from fasttrack.lake.schemas import DEAD_LETTERS, DUPLICATES, raw_schema
 from fasttrack.lake.tables import dead_letters_path, duplicates_path, ensure, load, raw_path
-from fasttrack.progress import track
+from fasttrack.progress import note, track
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 
@@ -39,12 +43,16 @@ class StreamDrain:
     Attributes:
         events: messages between the marks at its start and at its end.
         landed, duplicates, dead_letters: what they became; they add up to `events`.
+        late: how many events this drain's own workers landed after the watermark had passed them.
+        watermark: the newest that they came to in any partition (ISO 8601, UTC); None if they landed nothing.
     """
 
     events: int = 0
     landed: int = 0
     duplicates: int = 0
     dead_letters: int = 0
+    late: int = 0
+    watermark: str | None = None
 
 
 @dataclass
@@ -128,6 +136,7 @@ def drain(
     group: str | None = None,
     session_seconds: float = SESSION_SECONDS,
     batch_events: int = BATCH_EVENTS,
+    metrics: tuple[str, int] | None = None,
 ) -> DrainReport:
     """Move the streams' events into the lake.
 
@@ -138,17 +147,19 @@ def drain(
         usecase: whose streams.
         settings: needs `kafka`, `schema_registry` and `lake`.
         workers: processes.
-        until: ``end``: what the topics hold now; ``forever``: until SIGTERM.
+        until: ``end``: what the topics hold now; ``forever``: until SIGTERM or Ctrl-C.
         group: the consumer group; default ``fasttrack.<use case>.drain``.
         session_seconds: after how long a silent worker's partitions go to another.
         batch_events: how many events of a partition are committed together at most.
+        metrics: host and port to serve Prometheus metrics on.
 
     Raises:
         NotFoundError: a topic is missing.
         DataLossError: the broker no longer has events that the lake lacks, or a topic was deleted meanwhile.
         StorageError: the lake can't be written; nothing is lost, drain again.
         UnavailableError: the broker or the schema registry does not answer; nothing is lost, drain again.
-        KeyboardInterrupt: Ctrl-C, after what was buffered is committed.
+        KeyboardInterrupt: Ctrl-C before the end, after what was buffered is committed.
+        ConfigurationError: the metrics can't be served there.
     """
     began = time.monotonic()
     broker = Broker(settings.require("kafka"))
@@ -171,33 +182,85 @@ def drain(
     job = Job(usecase, settings, cluster, by_stream, ends, group, session_seconds, batch_events)
     report = DrainReport()
     total = sum(end[at] - start[at] for at in left) if until == "end" else None
-    with track("Draining", total, "events") as bar, Crew(job, max(1, min(workers, len(end)))) as crew:
-        _follow(crew, lake, lowest, end if until == "end" else None, left, bar.advance, report)
-        report.workers = crew.started
+    with _measured(settings, by_stream, start, metrics) as measured, track("Draining", total, "events") as bar:
+        tally = _Tally(report, bar.advance, measured)
+        with Crew(job, max(1, min(workers, len(end)))) as crew:
+            try:
+                _follow(crew, lake, lowest, end if until == "end" else None, left, tally)
+            except KeyboardInterrupt:
+                # The way to end what has no end; whoever wanted an end did not get it.
+                if until == "end":
+                    raise
+        for said in crew.last_words():
+            tally.add(said)
+    report.workers = crew.started
     marks = lake.marks(lowest)
     report.complete = until == "end" and all(marks[at] >= end[at] for at in end)
     report.streams = lake.count(start, {at: max(start[at], marks[at]) for at in marks})
+    tally.complete()
     report.seconds = time.monotonic() - began
     return report
 
 
+@contextmanager
+def _measured(
+    settings: Settings, topics: dict[str, Topic], marks: Marks, at: tuple[str, int] | None
+) -> Iterator[DrainMetrics | None]:
+    if at is None:
+        yield None
+        return
+    broker = Broker(settings.require("kafka"), patience=_LOOK_SECONDS)
+    streams = {topic.name: name for name, topic in topics.items()}
+
+    def ends() -> dict[tuple[str, int], Offsets]:
+        held = broker.offsets({topic.name: topic for topic in topics.values()})
+        return {(streams[name], partition): offsets for (name, partition), offsets in held.items()}
+
+    made = DrainMetrics(marks, ends)
+    with serving(made, *at) as port:
+        note(f"Metrics: http://{at[0]}:{port}/metrics")
+        yield made
+
+
+class _Tally:
+    """Adds up what the workers say."""
+
+    def __init__(
+        self, report: DrainReport, advance: Callable[[float], None], metrics: DrainMetrics | None = None
+    ) -> None:
+        self._report, self._advance, self._metrics = report, advance, metrics
+        self._late: Counter[str] = Counter()
+        self._watermarks: dict[str, int] = {}
+
+    def add(self, said: Progress) -> None:
+        self._advance(said.events)
+        self._report.files += said.files
+        self._report.bytes += said.bytes
+        self._late[said.stream] += said.late
+        if said.watermark is not None:
+            self._watermarks[said.stream] = max(said.watermark, self._watermarks.get(said.stream, said.watermark))
+        if self._metrics is not None:
+            self._metrics.observe(said)
+
+    def look(self, restarted: int) -> None:
+        if self._metrics is not None:
+            self._metrics.look(restarted)
+
+    def complete(self) -> None:
+        for name, drained in self._report.streams.items():
+            drained.late, drained.watermark = self._late[name], moment(self._watermarks.get(name))
+
+
 def _follow(
-    crew: Crew,
-    lake: Lake,
-    lowest: Marks,
-    end: Marks | None,
-    left: set[tuple[str, int]],
-    advance: Callable[[float], None],
-    report: DrainReport,
+    crew: Crew, lake: Lake, lowest: Marks, end: Marks | None, left: set[tuple[str, int]], tally: _Tally
 ) -> None:
     """Listen to the workers until all partitions are at their end, or a stop is asked for."""
     looked = time.monotonic()
     while not crew.stopping and (end is None or left):
         said = crew.listen(_LOOK_SECONDS)
+        tally.look(crew.replaced)
         if isinstance(said, Progress):
-            advance(said.events)
-            report.files += said.files
-            report.bytes += said.bytes
+            tally.add(said)
             if end is not None and said.mark >= end.get((said.stream, said.partition), 0):
                 left.discard((said.stream, said.partition))
         if end is not None and left and time.monotonic() - looked > _LOOK_SECONDS:

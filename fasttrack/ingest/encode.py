@@ -1,4 +1,4 @@
-"""Events as message values: JSON text built column by column, with the schema registry's header."""
+"""Events as message values, built column by column: the schema registry's header, then JSON text or an Avro record."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fasttrack.errors import DataQualityError
-from fasttrack.ingest.contracts import arrow_schema
+from fasttrack.ingest.avroencode import records
+from fasttrack.ingest.contracts import header
+from fasttrack.lake.schemas import event_schema
 from fasttrack.usecase.streams import Stream
 
 # Characters that JSON escapes, and DEL, which needs no escape but costs nothing to send the slow way.
 _ESCAPED = r'["\\\x00-\x1f\x7f]'
-
-
-def header(schema_id: int) -> bytes:
-    """The five bytes before a message's JSON: zero, then the schema id, big-endian (Confluent's wire format)."""
-    return b"\x00" + schema_id.to_bytes(4, "big")
 
 
 def conform(stream: Stream, table: pa.Table, name: str) -> pa.Table:
@@ -28,7 +25,7 @@ def conform(stream: Stream, table: pa.Table, name: str) -> pa.Table:
     Raises:
         DataQualityError: a column is missing, not in the contract, or of a type that can't be converted.
     """
-    schema = arrow_schema(stream)
+    schema = event_schema(stream)
     if extra := set(table.column_names) - set(schema.names):
         raise DataQualityError(f"the source gives unknown columns {sorted(extra)}.", where=name, fix="Drop them.")
     columns = []
@@ -43,6 +40,22 @@ def conform(stream: Stream, table: pa.Table, name: str) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataQualityError(f"column {field.name!r}: {error}.", where=name, fix=f"Give {field.type}.") from error
     return pa.table(columns, schema=schema)
+
+
+def values(stream: Stream, table: pa.Table, schema_id: int) -> pa.Array:
+    """One message value for each row, in the stream's encoding.
+
+    Args:
+        stream: the contract.
+        table: its columns, as `conform` gives them; a NaN becomes null (in Avro, where null is allowed).
+        schema_id: the registered schema.
+
+    Raises:
+        DataQualityError: a value is null that Avro can't write.
+    """
+    if stream.encoding == "avro":
+        return records(stream, table, header(schema_id))
+    return encode(table, schema_id)
 
 
 def encode(table: pa.Table, schema_id: int) -> pa.Array:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from fasttrack.ingest.broker import Topic
-from fasttrack.ingest.columncheck import Checked, ColumnChecker
+from fasttrack.ingest.checkers import column_checker
+from fasttrack.ingest.columncheck import Checked
 from fasttrack.ingest.contracts import contract_version
 from fasttrack.ingest.decide import Decision, Index, Recorded, decide
 from fasttrack.ingest.dedup import SeenIds
+from fasttrack.ingest.lateness import Watermark
 from fasttrack.ingest.schemas import known
 from fasttrack.lake.append import Ledger
 from fasttrack.lake.schemas import DEAD_LETTERS, DUPLICATES, raw_schema
@@ -33,24 +37,35 @@ def app_id(cluster: str, topic: Topic, partition: int) -> str:
 
 @dataclass(frozen=True)
 class Written:
-    """What one batch became."""
+    """What one batch became.
+
+    Attributes:
+        landed, duplicates, dead: its messages by destination.
+        files, bytes: what was written.
+        late: how many of the landed events came after the watermark had passed them.
+        watermark: where it is now, in microseconds since 1970; None before the first event.
+        seconds: how long the commits took.
+    """
 
     landed: int
     duplicates: int
     dead: int
     files: int
     bytes: int
+    late: int = 0
+    watermark: int | None = None
+    seconds: float = 0.0
 
 
 class StreamContext:
-    """What all partitions of a stream share in one process: the checker and the accepted schema ids."""
+    """What all partitions of a stream share in one process: the checker and the accepted schemas."""
 
     def __init__(self, usecase: UseCase, settings: Settings, stream: str) -> None:
         self.usecase, self.settings, self.stream = usecase, settings, stream
         self.contract = usecase.streams[stream]
         self.version = contract_version(self.contract)
-        self._checker = ColumnChecker(self.contract)
-        self._ids = known(settings, usecase, stream)
+        self._checker = column_checker(self.contract)
+        self._schemas = known(settings, usecase, stream)
 
     def check(self, values: list[bytes | None], keys: list[bytes | None]) -> Checked:
         """Check a batch; a schema id that is not known is looked up again before it is refused.
@@ -58,12 +73,12 @@ class StreamContext:
         Raises:
             UnavailableError: the schema registry does not answer.
         """
-        checked = self._checker.check(values, keys, self._ids)
+        checked = self._checker.check(values, keys, self._schemas)
         if any(rejection.reason == "unknown schema id" for _, rejection in checked.rejected):
-            ids = known(self.settings, self.usecase, self.stream)
-            if ids != self._ids:
-                self._ids = ids
-                checked = self._checker.check(values, keys, ids)
+            schemas = known(self.settings, self.usecase, self.stream)
+            if schemas != self._schemas:
+                self._schemas = schemas
+                checked = self._checker.check(values, keys, schemas)
         return checked
 
 
@@ -88,6 +103,7 @@ class PartitionWriter:
         self._duplicates = Ledger(duplicates_path(settings, usecase), app)
         self._dead = Ledger(dead_letters_path(settings, usecase), app)
         self._seen = self._index()
+        self._watermark = self._passed()
         #: True once anything of the partition was committed.
         self.begun = any(ledger.mark is not None for ledger in self._ledgers)
         #: The first offset that some table still lacks.
@@ -116,6 +132,13 @@ class PartitionWriter:
         for low in range(0, len(when), 100_000):
             seen.first(ids.slice(low, 100_000), when[low : low + 100_000])
         return seen
+
+    def _passed(self) -> Watermark:
+        """The watermark at the partition's last landed event."""
+        contract = self._context.contract
+        mine = (ds.field("_topic_id") == self.topic.id) & (ds.field("_partition") == self.partition)
+        newest = pc.max(self._landed.rows([contract.event_time], mine).column(0).cast(pa.int64())).as_py()
+        return Watermark(contract.allowed_lateness, newest)
 
     def _read_recorded(self) -> Recorded:
         marks = [ledger.mark or 0 for ledger in self._ledgers]
@@ -152,6 +175,7 @@ class PartitionWriter:
             self._dead_rows(decision, offsets, values, keys),
         )
         files = size = 0
+        began = time.monotonic()
         for ledger, rows in zip(self._ledgers, tables, strict=True):
             behind = mark - (ledger.mark or 0)
             if behind > 0 and (rows.num_rows or last or behind > _LAG or ledger is self._landed):
@@ -159,14 +183,22 @@ class PartitionWriter:
                 files += bool(rows.num_rows)
         self._position = mark
         self.mark = self._lowest()
-        return Written(len(decision.landed), len(decision.duplicates), len(decision.dead), files, size)
+        seconds = time.monotonic() - began
+        when = tables[0].column(self._context.contract.event_time).combine_chunks().cast(pa.int64())
+        late = self._watermark.pass_by(when.to_numpy(zero_copy_only=False))
+        outcome = (len(decision.landed), len(decision.duplicates), len(decision.dead), files, size)
+        return Written(*outcome, late, self._watermark.at, seconds)
 
-    def settle(self) -> None:
+    def settle(self, upto: int = 0) -> None:
         """Bring the marks of tables that had nothing to write up to the others', so that nothing is read again.
+
+        Args:
+            upto: bring all to here at least: Kafka holds no message between the last one written and this offset.
 
         Raises:
             Fenced, StorageError: as for `write`.
         """
+        self._position = max(self._position, upto)
         for ledger in self._ledgers:
             # Not up to the foremost mark: after an interruption it is ahead of what the others have been given.
             if (ledger.mark or 0) < self._position:

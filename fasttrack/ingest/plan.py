@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fasttrack.ingest.damage import KINDS, damage
-from fasttrack.ingest.encode import encode, keys
+from fasttrack.ingest import encode
+from fasttrack.ingest.damage import damage, kinds
+from fasttrack.ingest.encode import keys
 from fasttrack.usecase import UseCase
 from fasttrack.usecase.streams import Stream
 
@@ -28,7 +29,7 @@ class StreamPlan:
         topic: where they go.
         events: the rows that they are made from.
         row: for each message, its row in `events`.
-        kind: for each message, 0 if it is whole, else 1 + its index in `damage.KINDS`.
+        kind: for each message, 0 if it is whole, else 1 + its index in `damage.kinds`.
         partition: for each message, its partition.
         when: for each message, its (shuffled) event time in microseconds.
         duplicates: how many are second copies.
@@ -59,9 +60,9 @@ class StreamPlan:
     def messages(self, low: int, high: int, schema_id: int) -> tuple[list[bytes], list[bytes]]:
         """Values and keys of the messages ``[low, high)``."""
         rows = self.events.take(pa.array(self.row[low:high]))
-        values: list[bytes] = encode(rows, schema_id).to_pylist()
+        values: list[bytes] = encode.values(self.stream, rows, schema_id).to_pylist()
         for at in np.flatnonzero(self.kind[low:high]).tolist():
-            values[at] = damage(self.stream, values[at], KINDS[self.kind[low + at] - 1])
+            values[at] = damage(self.stream, values[at], kinds(self.stream)[self.kind[low + at] - 1])
         return values, keys(self.stream, rows).to_pylist()
 
     def last(self, partition: int, count: int, schema_id: int) -> bytes:
@@ -86,7 +87,7 @@ def plan(usecase: UseCase, name: str, events: pa.Table, seed: int) -> StreamPlan
     broken = random.choice(count, round(count * malformed), replace=False)
     row = np.concatenate([np.arange(count), again, broken]).astype(np.int64)
     kind = np.zeros(len(row), np.int64)
-    kind[count + len(again) :] = random.permutation(len(broken)) % len(KINDS) + 1
+    kind[count + len(again) :] = random.permutation(len(broken)) % len(kinds(stream)) + 1
     moment = events.column(stream.event_time).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
     when = moment[row] + random.integers(0, disorder // timedelta(microseconds=1) + 1, len(row))
     order = np.argsort(when, kind="stable")

@@ -1,22 +1,24 @@
-"""Prove that nothing is lost and nothing is twice: every offset of every topic is in exactly one table."""
+"""Prove that nothing is lost and nothing is twice: every message of every topic is in exactly one table."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from fasttrack.errors import NotFoundError
 from fasttrack.ingest.broker import Broker, Topic
+from fasttrack.ingest.deadletters import replayed
+from fasttrack.ingest.holes import Offsets, present, runs
+from fasttrack.ingest.spans import Stretch, named, spans
 from fasttrack.lake.tables import dead_letters_path, duplicates_path, raw_path, read
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 
 _NAMED = 20
-
-Offsets = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Counts:
         landed, duplicates, dead_lettered: how many of them each table records.
         missing: how many are in none (the events of `gaps`).
         repeated: how many records there are too many.
+        holes: offsets at which Kafka itself holds no message (compaction, transactions); not counted as produced.
     """
 
     produced: int = 0
@@ -47,12 +50,30 @@ class Counts:
     dead_lettered: int = 0
     missing: int = 0
     repeated: int = 0
+    holes: int = 0
 
     @property
     def balanced(self) -> bool:
         """Whether produced = landed + duplicates + dead-lettered, offset by offset."""
         sums = self.produced == self.landed + self.duplicates + self.dead_lettered
         return sums and not self.missing and not self.repeated
+
+
+@dataclass
+class Replayed:
+    """The dead letters of a stream that were sent again, and what the messages sent for them became.
+
+    Attributes:
+        sent: how many were sent; each is a message of its own, which the counts of its stream include.
+        landed, duplicates, dead_lettered: how many of them each table records.
+        pending: how many the lake does not have yet.
+    """
+
+    sent: int = 0
+    landed: int = 0
+    duplicates: int = 0
+    dead_lettered: int = 0
+    pending: int = 0
 
 
 @dataclass
@@ -64,7 +85,8 @@ class Reconciliation:
         total: their sum.
         gaps: runs of offsets that are in no table (the first 20).
         repeats: runs of offsets that are recorded more than once (the first 20).
-        offsets: for each topic, the ``[earliest, end)`` of each partition that was compared.
+        offsets: for each topic, the ``[first, end)`` of each partition that was compared.
+        replays: by stream, what became of dead letters that were sent again.
     """
 
     streams: dict[str, Counts] = field(default_factory=dict)
@@ -72,6 +94,7 @@ class Reconciliation:
     gaps: list[Fault] = field(default_factory=list)
     repeats: list[Fault] = field(default_factory=list)
     offsets: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    replays: dict[str, Replayed] = field(default_factory=dict)
 
     @property
     def balanced(self) -> bool:
@@ -79,7 +102,9 @@ class Reconciliation:
         return all(counts.balanced for counts in self.streams.values())
 
 
-def reconcile(usecase: UseCase, settings: Settings) -> Reconciliation:
+def reconcile(
+    usecase: UseCase, settings: Settings, streams: Sequence[str] = (), stretches: Sequence[Stretch] = ()
+) -> Reconciliation:
     """Compare every offset that the topics hold now with the lake.
 
     Messages produced after this began are not looked at. Topics that were deleted are not either: a topic that was
@@ -88,22 +113,25 @@ def reconcile(usecase: UseCase, settings: Settings) -> Reconciliation:
     Args:
         usecase: whose streams.
         settings: needs `kafka` and `lake`.
+        streams: only these.
+        stretches: only these offsets.
 
     Raises:
-        NotFoundError: a topic is missing.
+        ConfigurationError: a stretch reaches beyond what its topic holds.
+        NotFoundError: a stream or a topic is missing.
         UnavailableError: the broker does not answer.
         StorageError: the lake can't be read.
     """
+    chosen = named(usecase, streams)
     broker = Broker(settings.require("kafka"))
     broker.greet()
-    topics = broker.require([usecase.topic(name) for name in usecase.streams])
-    held = broker.offsets(topics)
-    found = Reconciliation()
-    for name in usecase.streams:
+    topics = broker.require([usecase.topic(name) for name in chosen])
+    found = Reconciliation(offsets=spans(usecase, topics, broker.offsets(topics), stretches))
+    for name in chosen:
         topic = topics[usecase.topic(name)]
-        spans = [(held[topic.name, p].earliest, held[topic.name, p].latest) for p in range(topic.partitions)]
-        found.offsets[topic.name] = spans
-        found.streams[name] = _stream(usecase, settings, name, topic, spans, found)
+        if topic.name in found.offsets:
+            found.streams[name] = _stream(broker, name, topic, recorded(usecase, settings, name, topic), found)
+            found.replays[name] = _replays(usecase, settings, name)
     for counts in found.streams.values():
         for key, value in vars(counts).items():
             setattr(found.total, key, getattr(found.total, key) + value)
@@ -132,29 +160,43 @@ def recorded(usecase: UseCase, settings: Settings, stream: str, topic: Topic) ->
 
 
 def _stream(
-    usecase: UseCase, settings: Settings, name: str, topic: Topic, spans: list[tuple[int, int]], found: Reconciliation
+    broker: Broker, name: str, topic: Topic, rows: list[tuple[Offsets, Offsets]], found: Reconciliation
 ) -> Counts:
-    rows = recorded(usecase, settings, name, topic)
-    counts = Counts(produced=sum(high - low for low, high in spans))
-    for partition, (low, high) in enumerate(spans):
+    counts = Counts()
+    for partition, (low, high) in enumerate(found.offsets[topic.name]):
         mine = [o[(p == partition) & (o >= low) & (o < high)] for p, o in rows]
         counts.landed += len(mine[0])
         counts.duplicates += len(mine[1])
         counts.dead_lettered += len(mine[2])
         times = np.bincount(np.concatenate(mine) - low, minlength=high - low)
-        counts.missing += int((times == 0).sum())
+        absent = np.flatnonzero(times == 0) + low
+        # Only Kafka knows whether there is a message to miss.
+        missing = present(broker, topic.name, partition, absent)
+        counts.produced += high - low - (len(absent) - len(missing))
+        counts.holes += len(absent) - len(missing)
+        counts.missing += len(missing)
         counts.repeated += int((times - 1).clip(0).sum())
-        for faults, bad in ((found.gaps, times == 0), (found.repeats, times > 1)):
-            for first, last in runs(np.flatnonzero(bad) + low)[: _NAMED - len(faults)]:
+        for faults, bad in ((found.gaps, missing), (found.repeats, np.flatnonzero(times > 1) + low)):
+            for first, last in runs(bad)[: _NAMED - len(faults)]:
                 faults.append(Fault(name, topic.name, partition, first, last))
     return counts
 
 
-def runs(offsets: Offsets) -> list[tuple[int, int]]:
-    """Ascending offsets as runs ``(first, last)``: 3, 4, 5, 9 gives (3, 5), (9, 9)."""
-    if not len(offsets):
-        return []
-    breaks = np.flatnonzero(np.diff(offsets) != 1)
-    firsts = offsets[np.concatenate([[0], breaks + 1])]
-    lasts = offsets[np.concatenate([breaks, [len(offsets) - 1]])]
-    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+def _places(partitions: Offsets, offsets: Offsets) -> Offsets:
+    """Partition and offset as one number: no topic comes near 2**48 messages a partition."""
+    return (partitions << 48) | offsets
+
+
+def _replays(usecase: UseCase, settings: Settings, stream: str) -> Replayed:
+    done = replayed(usecase, settings, stream)
+    counts = Replayed(sent=done.num_rows)
+    for topic_id in done.column("sent_topic_id").unique().to_pylist():
+        mine = done.filter(pc.equal(done.column("sent_topic_id"), topic_id))
+        sent = _places(*(mine.column(name).to_numpy().astype(np.int64) for name in ("sent_partition", "sent_offset")))
+        rows = recorded(usecase, settings, stream, Topic(usecase.topic(stream), topic_id, 0))
+        became = [int(np.isin(sent, _places(*places)).sum()) for places in rows]
+        counts.landed += became[0]
+        counts.duplicates += became[1]
+        counts.dead_lettered += became[2]
+    counts.pending = counts.sent - counts.landed - counts.duplicates - counts.dead_lettered
+    return counts

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
 
-from fasttrack.ingest.contracts import HEADER_BYTES, TIMESTAMP, Limits, keyed_by_text, limits
+from fasttrack.ingest.contracts import HEADER_BYTES, TIMESTAMP, keyed_by_text
+from fasttrack.usecase.limits import Limits, limits
 from fasttrack.usecase.streams import FieldContract, Stream
 
 _EXACT_FLOAT = 2**53
@@ -43,6 +44,24 @@ class Rejected(Exception):
         self.rejection = Rejection(reason, detail)
 
 
+def framed(value: bytes | None, schema_ids: Collection[int], max_bytes: int) -> tuple[int, bytes]:
+    """Take a message's header off: its schema id, and what follows.
+
+    Raises:
+        Rejected: there is nothing, too much, no header, or a schema that the stream doesn't have.
+    """
+    if not value:
+        raise Rejected("empty", "the message has no value")
+    if len(value) > max_bytes:
+        raise Rejected("too large", f"{len(value)} bytes, allowed are {max_bytes}")
+    if len(value) < HEADER_BYTES or value[0] != 0:
+        raise Rejected("no schema header", f"starts with {value[:HEADER_BYTES].hex()}")
+    schema_id = int.from_bytes(value[1:HEADER_BYTES], "big")
+    if schema_id not in schema_ids:
+        raise Rejected("unknown schema id", f"schema {schema_id} is not registered for this stream")
+    return schema_id, value[HEADER_BYTES:]
+
+
 class RowChecker:
     """Checks single messages of a stream; keeps nothing between them."""
 
@@ -66,7 +85,22 @@ class RowChecker:
         Raises:
             Rejected: the message breaks the contract.
         """
-        document = self._document(value, schema_ids)
+        _, body = framed(value, schema_ids, self._stream.max_bytes)
+        return self.event(self._document(body), key)
+
+    def event(self, document: Mapping[str, Any], key: bytes | None) -> dict[str, Any]:
+        """Check a decoded message.
+
+        Args:
+            document: values by field, as in an event's JSON; timestamps may also be aware datetimes.
+            key: the message key.
+
+        Returns:
+            As `check`.
+
+        Raises:
+            Rejected: the event breaks the contract.
+        """
         for name in document:
             if name not in self._stream.fields:
                 raise Rejected("unknown field", f"{_show(name)} is not in the contract")
@@ -95,18 +129,9 @@ class RowChecker:
         given = {name: value for name, value in document.items() if value is not None}
         return {name: self._field(name, self._stream.fields[name], given) for name in given}
 
-    def _document(self, value: bytes | None, schema_ids: Collection[int]) -> dict[str, Any]:
-        if not value:
-            raise Rejected("empty", "the message has no value")
-        if len(value) > self._stream.max_bytes:
-            raise Rejected("too large", f"{len(value)} bytes, allowed are {self._stream.max_bytes}")
-        if len(value) < HEADER_BYTES or value[0] != 0:
-            raise Rejected("no schema header", f"starts with {value[:HEADER_BYTES].hex()}")
-        schema_id = int.from_bytes(value[1:HEADER_BYTES], "big")
-        if schema_id not in schema_ids:
-            raise Rejected("unknown schema id", f"schema {schema_id} is not registered for this stream")
+    def _document(self, body: bytes) -> dict[str, Any]:
         try:
-            text = value[HEADER_BYTES:].decode()
+            text = body.decode()
         except UnicodeDecodeError as error:
             raise Rejected("invalid UTF-8", f"byte {error.start} of the text: {error.reason}") from error
         document = self._parse(text)
@@ -127,7 +152,7 @@ class RowChecker:
         except ValueError as error:
             raise Rejected("out of range", str(error)) from error
 
-    def _field(self, name: str, field: FieldContract, document: dict[str, Any]) -> Any:
+    def _field(self, name: str, field: FieldContract, document: Mapping[str, Any]) -> Any:
         value = document.get(name)
         if value is None:
             if field.nullable:
@@ -173,13 +198,15 @@ def _number(name: str, field: FieldContract, value: int | float, bounds: Limits)
         except OverflowError:
             found = math.inf
         if not math.isfinite(found):
-            raise Rejected("out of range", f"{name} does not fit a double")
+            raise Rejected("out of range", f"{name} is not a finite double")
     if not bounds.least <= found <= bounds.greatest:
         raise Rejected("out of range", f"{name} is {_show(value)}, allowed are {bounds.least} to {bounds.greatest}")
     return found
 
 
 def _timestamp(name: str, value: Any) -> datetime:
+    if isinstance(value, datetime):
+        return value
     if not isinstance(value, str):
         raise Rejected("wrong type", f"{name} is {_show(value)}, not a timestamp")
     if _TIMESTAMP.fullmatch(value) is None:

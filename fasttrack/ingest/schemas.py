@@ -12,7 +12,9 @@ from typing import Any
 import orjson
 
 from fasttrack.errors import ConfigurationError, ConflictError, UnavailableError
+from fasttrack.ingest.avro import avro_schema, written_fields
 from fasttrack.ingest.contracts import json_schema
+from fasttrack.ingest.rowcheck import Rejected
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 
@@ -20,6 +22,7 @@ _ANSWER_SECONDS = 10.0
 _PATIENCE_SECONDS = 30.0
 _RETRY_SECONDS = 0.2
 _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
+_EVOLUTION = "A contract evolves by adding nullable fields; anything else needs a new topic."
 
 
 def register(settings: Settings, usecase: UseCase, stream: str) -> int:
@@ -29,20 +32,42 @@ def register(settings: Settings, usecase: UseCase, stream: str) -> int:
         ConflictError: the registry finds the schema incompatible with the ones before.
         UnavailableError: the registry does not answer.
     """
-    schema = json_schema(usecase.streams[stream], usecase.topic(stream))
-    body = orjson.dumps({"schemaType": "JSON", "schema": json.dumps(schema, sort_keys=True)})
+    contract = usecase.streams[stream]
+    if contract.encoding == "avro":
+        schema = avro_schema(contract)
+        _require_readable(settings, usecase, stream, schema)
+        text = json.dumps(schema)
+    else:
+        text = json.dumps(json_schema(contract, usecase.topic(stream)), sort_keys=True)
+    body = orjson.dumps({"schemaType": contract.encoding.upper(), "schema": text})
     return int(_request(settings, f"/subjects/{_subject(usecase, stream)}/versions", body)["id"])
 
 
-def known(settings: Settings, usecase: UseCase, stream: str) -> frozenset[int]:
-    """The ids of every version of a stream's schema; empty if none was registered.
+def _require_readable(settings: Settings, usecase: UseCase, stream: str, schema: dict[str, Any]) -> None:
+    """Refuse what Avro's rules let pass and the drain doesn't: a field that is gone, a whole number become a moment."""
+    texts = known(settings, usecase, stream).values()
+    if any(json.loads(text) == schema for text in texts):
+        return
+    for text in texts:
+        try:
+            written_fields(usecase.streams[stream], text)
+        except Rejected as error:
+            raise ConflictError(
+                f"the contract can't read what its registered versions wrote: {error.rejection.detail}.",
+                where=f"stream {stream}", fix=_EVOLUTION,
+            ) from error  # fmt: skip
+
+
+def known(settings: Settings, usecase: UseCase, stream: str) -> dict[int, str]:
+    """The text of every version of a stream's schema by its id; empty if none was registered.
 
     Raises:
         UnavailableError: the registry does not answer.
     """
     subject = _subject(usecase, stream)
     versions = _request(settings, f"/subjects/{subject}/versions", missing=[])
-    return frozenset(int(_request(settings, f"/subjects/{subject}/versions/{v}")["id"]) for v in versions)
+    found = (_request(settings, f"/subjects/{subject}/versions/{v}") for v in versions)
+    return {int(version["id"]): str(version["schema"]) for version in found}
 
 
 def _subject(usecase: UseCase, stream: str) -> str:
@@ -70,7 +95,7 @@ def _request(settings: Settings, path: str, body: bytes | None = None, missing: 
             if error.code in (409, 422):
                 raise ConflictError(
                     f"the schema registry refuses the contract: {text}", where=base + path,
-                    fix="A contract evolves by adding nullable fields; anything else needs a new topic.",
+                    fix=_EVOLUTION,
                 ) from error  # fmt: skip
             cause: Exception = error
         except (OSError, orjson.JSONDecodeError) as error:

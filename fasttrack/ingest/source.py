@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fasttrack.errors import DataQualityError, UseCaseError
-from fasttrack.ingest.contracts import arrow_schema, contract_version
+from fasttrack.ingest.contracts import contract_version
 from fasttrack.ingest.encode import conform
+from fasttrack.lake.schemas import event_schema
 from fasttrack.usecase import UseCase, dump
 
 _FORMAT = 2
@@ -135,7 +136,7 @@ class Source:
 
 def conform_empty(usecase: UseCase, stream: str) -> pa.Table:
     """No events, with the stream's columns."""
-    return arrow_schema(usecase.streams[stream]).empty_table()
+    return event_schema(usecase.streams[stream]).empty_table()
 
 
 def chosen(usecase: UseCase, predictions: pa.Table, sample: float) -> pa.Array:

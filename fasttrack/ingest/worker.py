@@ -66,6 +66,7 @@ class Worker:
                 "queued.max.messages.kbytes": 32 * 2**10,
                 "queued.min.messages": 100_000,
                 "fetch.wait.max.ms": 50,
+                "enable.partition.eof": True,
             }
         )
 
@@ -96,10 +97,10 @@ class Worker:
             self._consumer.close()
 
     def _take(self, messages: list[Message]) -> None:
-        if any(message.error() is not None for message in messages):
-            for message in messages:
-                if message.error() is not None:
-                    self._fault(message)
+        faults = [message for message in messages if message.error() is not None]
+        if faults:
+            for message in faults:
+                self._fault(message)
             messages = [message for message in messages if message.error() is None]
         # Two flat lists: a tuple for each message would wake the garbage collector again and again.
         topics: list[Any] = [message.topic() for message in messages]
@@ -108,6 +109,18 @@ class Worker:
         cuts = [at for at in range(1, count) if parts[at] != parts[at - 1] or topics[at] != topics[at - 1]]
         for low, high in itertools.pairwise([0, *cuts, count] if count else []):
             self._add((topics[low], parts[low]), messages[low:high])
+        for message in faults:
+            # Only now, as what came before it is in the buffers.
+            if cast(KafkaError, message.error()).code() == KafkaError._PARTITION_EOF:
+                self._ended((str(message.topic()), cast(int, message.partition())), cast(int, message.offset()))
+
+    def _ended(self, at: tuple[str, int], offset: int) -> None:
+        """At the partition's end: should what is wanted end with a hole, no message will come that shows it."""
+        buffer = self._buffers.get(at)
+        if buffer is None or buffer.end is None or not buffer.next < buffer.end <= offset:
+            return
+        if not fetch(self._broker, *at, buffer.next, buffer.end):
+            buffer.next = buffer.end
 
     def _add(self, at: tuple[str, int], messages: list[Message]) -> None:
         buffer = self._buffers.get(at)
@@ -174,21 +187,26 @@ class Worker:
             self._resume(at)
             return
         self._buffers[at] = Buffer(buffer.writer, buffer.next, buffer.end)
+        if self._buffers[at].due(1):
+            self._settle(at)
         self._say(
             stream=self._streams[at[0]], partition=at[1], mark=buffer.writer.mark,
             events=len(offsets), landed=written.landed, duplicates=written.duplicates, dead=written.dead,
-            files=written.files, bytes=written.bytes,
+            files=written.files, bytes=written.bytes, late=written.late, watermark=written.watermark,
+            seconds=written.seconds,
         )  # fmt: skip
-        if buffer.done:
+        if at in self._buffers and self._buffers[at].done:
             self._pause(at)
         self._show_lag(at, buffer.next)
 
     def _settle(self, at: tuple[str, int]) -> None:
+        buffer = self._buffers[at]
         try:
-            self._buffers[at].writer.settle()
+            buffer.writer.settle(buffer.next if buffer.done else 0)
         except Fenced:
             # Somebody else has the partition already, and the marks with it.
-            return
+            if buffer.due(1):
+                self._resume(at)
 
     def _resume(self, at: tuple[str, int]) -> None:
         """Somebody else wrote this partition: drop the buffer and go on from the table's mark, if it is still ours."""

@@ -10,6 +10,8 @@ PREFIX = "fasttrack/"
 SPARK = "spark"
 #: Pods of TrainJobs and trials; it holds the trial's entry point.
 TRAINER = "trainer"
+#: What reads sources: the drain's image has the same packages.
+INGEST = "drain"
 
 
 def image(registry: str, name: str) -> str:

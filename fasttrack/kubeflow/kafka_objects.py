@@ -34,7 +34,22 @@ def kafka_topics(
         ConfigurationError: Kafka can't have a topic of that name, or two streams share one.
     """
     seen: dict[str, str] = {}
-    return [_topic(usecase, stream, seen, namespace, cluster, replicas, retention_days) for stream in usecase.streams]
+    made = [_topic(usecase, stream, seen, namespace, cluster, replicas, retention_days) for stream in usecase.streams]
+    return [*made, _checkpoints(usecase, namespace, cluster, replicas)] if _has_ingesters(usecase) else made
+
+
+def _has_ingesters(usecase: UseCase) -> bool:
+    return any(source.kind != "webhook" for source in usecase.sources.values())
+
+
+def _checkpoints(usecase: UseCase, namespace: str, cluster: str, replicas: int) -> Object:
+    """Where ingesters record how far their sources are."""
+    topic = f"{usecase.name}.sources"
+    made = pods.metadata(object_name(topic), namespace, "ingest", usecase)
+    made["labels"][CLUSTER_LABEL] = cluster
+    config = {"cleanup.policy": "compact", "min.insync.replicas": max(1, replicas - 1)}
+    spec = {"topicName": topic, "partitions": 1, "replicas": replicas, "config": config}
+    return {"apiVersion": API, "kind": "KafkaTopic", "metadata": made, "spec": spec}
 
 
 def _topic(
@@ -79,15 +94,22 @@ def _topic(
 
 
 def kafka_users(usecase: UseCase, *, namespace: str, cluster: str) -> list[Object]:
-    """Who may do what with the topics: producers write, the drain reads; neither can make or delete one."""
+    """Who may do what with the topics: producers write, the drain reads, ingesters do both. None makes one."""
     topics = [usecase.topic(stream) for stream in usecase.streams]
     write = [_allow("topic", topic, ["Write", "Describe"]) for topic in topics]
     read = [_allow("topic", topic, ["Read", "Describe", "DescribeConfigs"]) for topic in topics]
     group = _allow("group", f"fasttrack.{usecase.name}.", ["Read", "Describe"], prefix=True)
-    return [
-        _user(usecase, "producer", [*write, _allow("cluster", "", ["IdempotentWrite"])], namespace, cluster),
+    idempotent = _allow("cluster", "", ["IdempotentWrite"])
+    made = [
+        _user(usecase, "producer", [*write, idempotent], namespace, cluster),
         _user(usecase, "drain", [*read, group], namespace, cluster),
     ]
+    if _has_ingesters(usecase):
+        # It reads what it sent itself, to know it again after a crash.
+        places = [*topics, f"{usecase.name}.sources"]
+        acls = [_allow("topic", topic, ["Read", "Write", "Describe", "DescribeConfigs"]) for topic in places]
+        made.append(_user(usecase, "ingest", [*acls, idempotent], namespace, cluster))
+    return made
 
 
 def _user(usecase: UseCase, role: str, acls: list[Object], namespace: str, cluster: str) -> Object:

@@ -9,7 +9,7 @@ from fasttrack.errors import ConfigurationError
 from fasttrack.kubeflow import pods
 from fasttrack.kubeflow.experiment import experiment
 from fasttrack.kubeflow.graph import inference_graph
-from fasttrack.kubeflow.images import SPARK, TRAINER, image
+from fasttrack.kubeflow.images import INGEST, SPARK, TRAINER, image
 from fasttrack.kubeflow.inference import NO_DIGEST, inference_service, serving_runtime, storage_uri
 from fasttrack.kubeflow.kafka_objects import kafka_topics, kafka_users
 from fasttrack.kubeflow.monitoring import alerts, monitors
@@ -20,13 +20,14 @@ from fasttrack.kubeflow.run_options import RunOptions
 from fasttrack.kubeflow.scaling import Autoscaler, Scaling
 from fasttrack.kubeflow.schedules import check_cron
 from fasttrack.kubeflow.sizes import resized
+from fasttrack.kubeflow.source_objects import source_objects
 from fasttrack.kubeflow.spark import scheduled_spark_application, spark_application
 from fasttrack.kubeflow.trainjob import train_job, training_runtime
 from fasttrack.tuning.space import dimensions
 from fasttrack.usecase import UseCase
 
 #: What can be left out where a cluster hasn't the operator for it.
-PARTS = ("kafka", "monitoring", "route", "schedules")
+PARTS = ("kafka", "monitoring", "route", "schedules", "sources")
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,22 @@ def _optional(usecase: UseCase, options: Options, registry: str, namespace: str)
                 hostname=options.hostname,
             )
         ]
+    if "sources" not in options.leave_out and (sources := _sources(usecase, options, registry, namespace)):
+        made["sources.yaml"] = sources
     if "schedules" not in options.leave_out:
         made["schedules.yaml"] = _schedules(usecase, options, registry, namespace)
     return made
+
+
+def _sources(usecase: UseCase, options: Options, registry: str, namespace: str) -> list[Object]:
+    return source_objects(
+        usecase,
+        image=image(registry, INGEST),
+        namespace=namespace,
+        kafka_namespace=options.kafka_namespace or namespace,
+        connect=f"{options.kafka_cluster}-connect",
+        monitored="monitoring" not in options.leave_out,
+    )
 
 
 def _experiment(usecase: UseCase, options: Options, registry: str, namespace: str) -> Object:

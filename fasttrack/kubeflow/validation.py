@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from fasttrack.errors import ConfigurationError
-from fasttrack.kubeflow.rules import core, katib, kserve, models, platform, pod_security, spark, trainer
+from fasttrack.kubeflow.rules import core, katib, kserve, models, platform, pod_security, spark, trainer, workload
 from fasttrack.kubeflow.schemas import schema
 from fasttrack.kubeflow.schemas.katib import EXPERIMENT
 from fasttrack.kubeflow.schemas.structural import Problem, object_problems
@@ -19,6 +19,8 @@ Object = dict[str, Any]
 Rule = Callable[[Object], Iterator[Problem]]
 
 _SHOWN = 5
+# Kubernetes' own kinds have no CRD; our rules say what they may look like.
+_BUILT_IN = {("v1", "ConfigMap"), ("apps/v1", "Deployment")}
 _EXPERIMENT = ("kubeflow.org/v1beta1", "Experiment")
 
 _RULES: dict[str, Rule] = {
@@ -36,6 +38,8 @@ _RULES: dict[str, Rule] = {
     "ServiceMonitor": platform.monitor_problems,
     "PodMonitor": platform.monitor_problems,
     "PipelineVersion": platform.pipeline_version_problems,
+    "KafkaConnector": workload.connector_problems,
+    "Deployment": workload.deployment_problems,
 }
 
 
@@ -70,7 +74,7 @@ def problems(document: Object, beside: Sequence[Object] = (), *, restricted: boo
         yield Problem("kind", "apiVersion and kind are required.")
         return
     yield from core.metadata_problems(document)
-    if (api, kind) != ("v1", "ConfigMap"):
+    if (api, kind) not in _BUILT_IN:
         known = EXPERIMENT if (api, kind) == _EXPERIMENT else schema(api, kind)
         if known is None:
             yield Problem("apiVersion", f"{api} {kind} is not a kind that FastTrack knows.")

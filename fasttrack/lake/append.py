@@ -31,6 +31,8 @@ from fasttrack.lake.tables import load
 
 _COMMIT_ATTEMPTS = 6
 _LOOKED_AT = 2000
+# Commits whose writers may have been killed before they synced them.
+_UNSYNCED = 100
 
 
 class Fenced(ConflictError):
@@ -50,6 +52,8 @@ class Ledger:
         self.app_id = app_id
         self._table: DeltaTable = load(path)
         self._stale = False
+        # All commits up to here are durable, whoever made them.
+        self._synced = max(-1, self._table.version() - _UNSYNCED)
         #: The next offset that the table lacks; None before the first commit.
         self.mark: int | None = self._table.transaction_version(app_id)
 
@@ -113,7 +117,11 @@ class Ledger:
             table.schema(),
             commit_properties=CommitProperties(app_transactions=[Transaction(self.app_id, mark)]),
         )
-        sync_commits(self.path, before, _newest(self.path, before))
+        self._sync(_newest(self.path, before))
+
+    def _sync(self, upto: int) -> None:
+        sync_commits(self.path, self._synced, upto)
+        self._synced = upto
 
     def _settled(self, mark: int, file: Path | None, error: Exception, last: bool) -> bool:
         """After a failed or unknown commit: True if it is in the table, False if it may be tried again."""
@@ -121,7 +129,7 @@ class Ledger:
         found = self._table.transaction_version(self.app_id)
         if found == mark and (file is None or self._names(file)):
             with storage(self.path):
-                sync_commits(self.path, self._table.version() - 1, self._table.version())
+                self._sync(self._table.version())
             return True
         if found != self.mark:
             raise self._fenced(found) from error

@@ -21,9 +21,14 @@ def sync_file(path: str | Path) -> None:
 
 def sync_folders(table: str) -> None:
     """fsync a new table's log, its folder and the folders above it that may be new."""
-    log = Path(table) / "_delta_log"
-    for file in log.iterdir():
+    for file in (Path(table) / "_delta_log").iterdir():
         sync_file(file)
+    sync_names(table)
+
+
+def sync_names(table: str) -> None:
+    """fsync a table's log folder, its folder and those above: who made the table may have died before."""
+    log = Path(table) / "_delta_log"
     for folder in (log, *log.parents[:4]):
         sync_file(folder)
 
@@ -36,5 +41,8 @@ def sync_commits(table: str, after: int, upto: int) -> None:
     """
     log = Path(table) / "_delta_log"
     for version in range(after + 1, upto + 1):
-        sync_file(log / f"{version:020d}.json")
+        file = log / f"{version:020d}.json"
+        # A commit that a power cut took may live on in a checkpoint.
+        if file.exists():
+            sync_file(file)
     sync_file(log)

@@ -52,6 +52,24 @@ DUPLICATES = pa.schema(
     ]
 )
 
+#: What became of dead letters that were sent again. Two rows each: `intent` before the message is sent (with what is
+#: sent, and `sent_offset` the end of its partition then), `done` after (`sent_offset` is the message's own).
+REPLAYS = pa.schema(
+    [
+        *(field for field in DUPLICATES if field.name != "event_id"),
+        pa.field("state", pa.string()),
+        pa.field("round", pa.int64()),
+        pa.field("sent_topic_id", pa.string()),
+        pa.field("sent_partition", pa.int32()),
+        pa.field("sent_offset", pa.int64()),
+        pa.field("key", pa.binary()),
+        pa.field("value", pa.binary()),
+        pa.field("fixed", pa.bool_()),
+        pa.field("contract_version", pa.string()),
+        pa.field("replayed_at", MOMENT),
+    ]
+)
+
 
 def field_type(field: FieldContract) -> pa.DataType:
     """The Arrow type in which values of a contract's field are kept."""

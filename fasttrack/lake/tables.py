@@ -14,8 +14,9 @@ from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from fasttrack.errors import ConfigurationError, NotFoundError, StorageError
-from fasttrack.lake.durability import sync_folders
+from fasttrack.lake.durability import sync_folders, sync_names
 from fasttrack.lake.failures import storage, storage_error
+from fasttrack.lake.repair import repair
 from fasttrack.lake.schemas import MOMENT
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
@@ -62,6 +63,11 @@ def dead_letters_path(settings: Settings, usecase: UseCase) -> str:
     return f"{root(settings, usecase)}/dead_letters"
 
 
+def replays_path(settings: Settings, usecase: UseCase) -> str:
+    """The Delta table that names each dead letter that was sent again."""
+    return f"{root(settings, usecase)}/replays"
+
+
 def duplicates_path(settings: Settings, usecase: UseCase) -> str:
     """The Delta table that names each message whose event was in the lake already."""
     return f"{root(settings, usecase)}/duplicates"
@@ -96,12 +102,13 @@ def load(path: str, version: int | None = None) -> DeltaTable:
 
 
 def ensure(path: str, schema: pa.Schema) -> None:
-    """Create the table if it is missing, and add columns that the contract has got since.
+    """Create the table if it is missing, repair it after a power cut, and add columns that the contract has got since.
 
     Raises:
         StorageError: the disk refused, or a column's type differs from the contract's.
     """
     with storage(path):
+        repair(path)
         existed = DeltaTable.is_deltatable(path)
         if not existed:
             try:
@@ -111,6 +118,8 @@ def ensure(path: str, schema: pa.Schema) -> None:
                 if not DeltaTable.is_deltatable(path):
                     raise
             sync_folders(path)
+        else:
+            sync_names(path)
     if existed:
         _evolve(path, schema)
 

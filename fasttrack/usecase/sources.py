@@ -11,6 +11,7 @@ from fasttrack.usecase.durations import Duration
 from fasttrack.usecase.streams import Strict
 
 _HELD_BY = "the environment variable that holds it: no secret stands in a use case"
+_TABLE = r"^[^.]{1,63}(\.[^.]{1,63})?$"
 Variable = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$", description=_HELD_BY)]
 
 
@@ -61,14 +62,18 @@ class PostgresSource(SourceBase):
 
     kind: Literal["postgres"]
     connection_env: Variable = Field(description=f"a libpq connection string; {_HELD_BY}")
-    table: str = Field(description="[schema.]table")
-    cursor: str = Field(description="a column that grows with every insert and update, such as updated_at")
+    table: str = Field(pattern=_TABLE, description="[schema.]table")
+    cursor: str = Field(
+        description="a column that grows with every insert and update, by the server's now() or a sequence"
+    )
     keys: tuple[str, ...] = Field(min_length=1, strict=False, description="the columns that tell a row apart")
     overlap: Duration = Field(
-        timedelta(0), description="how long a transaction may stay open: rows younger than this are read later"
+        timedelta(0),
+        description="how far the clocks differ that fill the cursor column: new rows are read this much later. On a "
+        "standby: the longest that a transaction stays open",
     )
     poll: Duration = Field(timedelta(seconds=5), description="how often to look for new rows")
-    batch: int = Field(10_000, gt=0, description="rows a query")
+    batch: int = Field(5_000, gt=0, le=50_000, description="rows a query")
 
 
 class PostgresReplicationSource(SourceBase):
@@ -76,13 +81,16 @@ class PostgresReplicationSource(SourceBase):
 
     kind: Literal["postgres_replication"]
     connection_env: Variable = Field(description=f"a libpq connection string; {_HELD_BY}")
-    table: str = Field(description="[schema.]table")
+    table: str = Field(pattern=_TABLE, description="[schema.]table")
     keys: tuple[str, ...] = Field(min_length=1, strict=False, description="the columns that tell a row apart")
     slot: str = Field("", pattern=r"^[a-z0-9_]{0,63}$", description="default: fasttrack_<use case>_<source>")
     changes: tuple[Literal["insert", "update", "delete"], ...] = Field(
         ("insert", "update"), strict=False, description="which become events"
     )
     snapshot: bool = Field(True, description="begin with the rows that are there")
+    connector: bool = Field(
+        False, description="on a cluster, let a Debezium connector of Strimzi's Kafka Connect read it"
+    )
 
 
 class StreamSource(SourceBase):

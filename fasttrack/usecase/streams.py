@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fasttrack.usecase.durations import Duration
 
 Name = r"^[a-z][a-z0-9_]{0,62}$"
+_AVRO_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Strict(BaseModel):
@@ -63,6 +64,14 @@ class Stream(Strict):
     fields: dict[str, FieldContract] = Field(min_length=1)
     description: str = ""
     max_bytes: int = Field(65536, gt=0, description="largest allowed message value")
+    encoding: Literal["json", "avro"] = Field("json", description="how events are written in messages")
+
+    @model_validator(mode="after")
+    def _names_fit_the_encoding(self) -> Self:
+        odd = [name for name in self.fields if not _AVRO_NAME.fullmatch(name)]
+        if self.encoding == "avro" and odd:
+            raise ValueError(f"Avro allows only letters, digits and _ in names of fields, not {odd[0]!r}")
+        return self
 
 
 class Entity(Strict):

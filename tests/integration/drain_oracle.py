@@ -9,7 +9,8 @@ import pyarrow as pa
 from confluent_kafka import Consumer, TopicPartition
 from deltalake import DeltaTable
 
-from fasttrack.ingest.rowcheck import Rejected, RowChecker
+from fasttrack.ingest.checkers import row_checker
+from fasttrack.ingest.rowcheck import Rejected
 from fasttrack.ingest.schemas import known
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
@@ -37,13 +38,13 @@ def messages(settings: Settings, topic: str, partition: int) -> Iterator[tuple[i
 def expected(usecase: UseCase, settings: Settings, stream: str) -> dict[tuple[int, int], tuple[str, Any]]:
     """By partition and offset: ``landed`` with the event, ``duplicate`` with its id, or ``dead`` with key and value."""
     contract = usecase.streams[stream]
-    checker, ids = RowChecker(contract), known(settings, usecase, stream)
+    checker, schemas = row_checker(contract), known(settings, usecase, stream)
     found: dict[tuple[int, int], tuple[str, Any]] = {}
     seen: set[str] = set()
     for partition in range(contract.partitions):
         for offset, key, value in messages(settings, usecase.topic(stream), partition):
             try:
-                event = checker.check(value, key, ids)
+                event = checker.check(value, key, schemas)
             except Rejected:
                 found[partition, offset] = ("dead", (key, value))
                 continue

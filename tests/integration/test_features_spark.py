@@ -17,13 +17,13 @@ from deltalake import write_deltalake
 from fasttrack.errors import NotFoundError, StepError
 from fasttrack.features.job import FeatureTable, build
 from fasttrack.features.plan import table_schema
-from fasttrack.features.session import session
 from fasttrack.lake.tables import raw_path, read
 from fasttrack.local.jars import delta_jars
 from fasttrack.local.jvm import java_home
 from fasttrack.settings import Settings
 from tests.features_histories import assert_same, merged, random_histories, shop, write_lake
 from tests.features_reference import Histories, Row, minutes, reference_rows
+from tests.integration.spark_session import started
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -34,13 +34,8 @@ SHOP = shop()
 @pytest.fixture(scope="module")
 def spark() -> Iterator[SparkSession]:
     """One session for all tests here, started as the job starts its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAVA_HOME", os.environ.get("JAVA_HOME") or str(java_home()))
-        jars = os.environ.get("FASTTRACK_SPARK_JARS") or ",".join(map(str, delta_jars()))
-        patch.setenv("FASTTRACK_SPARK_JARS", jars)
-        patch.setenv("FASTTRACK_SPARK_CORES", "2")
-        with session() as started:
-            yield started
+    with started() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["up", "down", "status", "doctor", "replay", "drain", "reconcile", "run", "demo", "compile"]
+COMMANDS = [
+    "up",
+    "down",
+    "status",
+    "doctor",
+    "ingest",
+    "replay",
+    "drain",
+    "reconcile",
+    "deadletters",
+    "run",
+    "demo",
+    "compile",
+]
 COMMANDS += ["predict", "explain", "token", "models", "usecase", "submit", "plan", "diff"]
 
 

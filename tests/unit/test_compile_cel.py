@@ -64,6 +64,6 @@ def test_every_rule_of_the_shipped_schemas_can_be_evaluated() -> None:
 
 
 def test_the_schemas_tell_the_releases_that_they_are_of() -> None:
-    assert len(kinds()) == 17
+    assert len(kinds()) == 18
     assert versions()["kserve"] == "v0.20.0"
     assert all(version[-1].isdigit() for version in versions().values())

@@ -13,9 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fasttrack.ingest.columncheck import ColumnChecker
-from fasttrack.ingest.contracts import contract_version, json_schema, portable
+from fasttrack.ingest.contracts import contract_version, json_schema
 from fasttrack.ingest.encode import header
 from fasttrack.ingest.rowcheck import Rejected, RowChecker
+from fasttrack.usecase.limits import portable
 from tests.unit.ingest_usecase import event, message, usecase
 
 STREAM = usecase().streams["placed"]

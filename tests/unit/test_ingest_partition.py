@@ -62,7 +62,7 @@ class Partition:
 @pytest.fixture(autouse=True, scope="module")
 def _no_registry() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition_module, "known", lambda *_: frozenset({1}))
+        patch.setattr(partition_module, "known", lambda *_: {1: ""})
         yield
 
 
@@ -149,9 +149,9 @@ def test_a_writer_opened_while_another_commits_takes_no_event_for_its_own_copy(m
             return real(self)
 
         monkeypatch.setattr(PartitionWriter, "_index", late)
-        monkeypatch.setattr(partition_module, "known", lambda *_: frozenset({1}))
+        monkeypatch.setattr(partition_module, "known", lambda *_: {1: ""})
         writer = log.open()
-        monkeypatch.setattr(partition_module, "known", lambda *_: frozenset({1}))
+        monkeypatch.setattr(partition_module, "known", lambda *_: {1: ""})
         with pytest.raises(Fenced):
             log.feed(writer, 0, 4, True)
         writer = log.open()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 #: Where to go on reading: JSON values that only the source itself understands.
 Position = Mapping[str, Any]
@@ -67,3 +67,14 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of connections; never fails."""
+
+
+@runtime_checkable
+class Unfinished(Protocol):
+    """What a source may tell besides, for those who wait for its end."""
+
+    def waiting(self) -> bool:
+        """Whether something is to come though `read` gave None: files being written, an answer that was put off."""
+
+    def broken(self) -> Mapping[str, str]:
+        """What can't be read now and is tried again later: its name and why."""

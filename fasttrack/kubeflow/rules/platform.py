@@ -17,7 +17,7 @@ _DURATION = re.compile(r"(\d+(ms|s|m|h|d|w|y))+|0")
 
 def topic_problems(document: Object) -> Iterator[Problem]:
     """Problems of a KafkaTopic."""
-    yield from _cluster(document)
+    yield from cluster_problems(document)
     topic = str(dig(document, "spec", "topicName") or dig(document, "metadata", "name"))
     if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
         yield Problem("spec.topicName", f"{topic!r} can't be a topic: letters, digits, '.', '_', '-', at most 249.")
@@ -32,7 +32,7 @@ def topic_problems(document: Object) -> Iterator[Problem]:
 
 def user_problems(document: Object) -> Iterator[Problem]:
     """Problems of a KafkaUser."""
-    yield from _cluster(document)
+    yield from cluster_problems(document)
     yield from name_problem(document, _USER_LIMIT, "as it is the name in a certificate")
     for position, acl in enumerate(dig(document, "spec", "authorization", "acls") or ()):
         resource = dig(acl, "resource") or {}
@@ -72,7 +72,8 @@ def pipeline_version_problems(document: Object) -> Iterator[Problem]:
         yield Problem("spec.pipelineSpec", "is no pipeline: root is missing.")
 
 
-def _cluster(document: Object) -> Iterator[Problem]:
+def cluster_problems(document: Object) -> Iterator[Problem]:
+    """A problem of an object that no operator of Strimzi would look at."""
     if not dig(document, "metadata", "labels", _CLUSTER):
         yield Problem("metadata.labels", f"{_CLUSTER} is required: no operator looks at it otherwise.")
 

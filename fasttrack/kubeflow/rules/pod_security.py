@@ -34,6 +34,8 @@ def problems(document: Object) -> Iterator[Problem]:
             for position, job in enumerate(dig(document, "spec", "template", "spec", "replicatedJobs") or ()):
                 path = f"{at}[{position}].template.spec.template"
                 yield from template_problems(dig(job, "template", "spec", "template"), path)
+        case "Deployment":
+            yield from template_problems(dig(document, "spec", "template"), "spec.template")
         case "SparkApplication":
             yield from _spark(document.get("spec") or {}, "spec")
         case "ScheduledSparkApplication":

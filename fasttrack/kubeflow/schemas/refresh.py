@@ -30,7 +30,7 @@ KINDS = {
     "spark-operator": ("SparkApplication", "ScheduledSparkApplication"),
     "trainer": ("TrainJob", "TrainingRuntime"),
     "kserve": ("InferenceService", "ServingRuntime", "InferenceGraph"),
-    "strimzi": ("KafkaTopic", "KafkaUser"),
+    "strimzi": ("KafkaTopic", "KafkaUser", "KafkaConnector"),
     "prometheus-operator": ("ServiceMonitor", "PodMonitor", "PrometheusRule"),
     "gateway-api": ("HTTPRoute",),
 }

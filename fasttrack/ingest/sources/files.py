@@ -1,0 +1,279 @@
+"""New files of a folder or an S3 prefix, each read once, row by row."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from fasttrack.errors import ConfigurationError, FastTrackError, UnavailableError
+from fasttrack.ingest.sources.donefiles import MOST, DoneFiles
+from fasttrack.ingest.sources.formats import READERS, Row
+from fasttrack.ingest.sources.source import Batch, Position, Record
+from fasttrack.progress import note
+from fasttrack.usecase import UseCase
+from fasttrack.usecase.sources import FilesSource
+
+_BATCH = 4000
+_NAP_SECONDS = 0.2
+_PARTIAL = (".tmp", ".part", ".partial", ".crdownload", ".swp")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file as it was listed.
+
+    Attributes:
+        path: relative to the source's folder.
+        size: bytes.
+        changed: modification time, nanoseconds since 1970.
+    """
+
+    path: str
+    size: int
+    changed: int
+
+    @property
+    def state(self) -> str:
+        """Tells one content from another."""
+        return f"{self.size}/{self.changed}"
+
+
+class FilesReader:
+    """Reads files in the order of their modification times.
+
+    Position: the files that were read, and how many rows of those that were begun. A file counts as written once
+    neither size nor time has changed for `settle`.
+
+    Args:
+        usecase: not looked at.
+        name: the source's.
+        source: its declaration.
+        environment: AWS_ENDPOINT_URL and AWS's other usual variables for s3://.
+    """
+
+    def __init__(self, usecase: UseCase, name: str, source: FilesSource, environment: Mapping[str, str]) -> None:
+        self._name, self._source = name, source
+        self._filesystem, self._root = _filesystem(source.path, environment, Path(usecase.base))
+        self._settle = source.settle.total_seconds()
+        self._poll = source.poll.total_seconds()
+        self._done = DoneFiles()
+        # For each file that was begun: rows that were read, and its state.
+        self._begun: dict[str, tuple[int, str]] = {}
+        self._ready: list[Found] = []
+        self._unsettled: dict[str, tuple[str, float]] = {}
+        self._broken: dict[str, str] = {}
+        self._told: set[tuple[str, str]] = set()
+        self._current: tuple[Found, Iterator[Row]] | None = None
+        self._listed = float("-inf")
+
+    def open(self, position: Position | None) -> None:
+        """As `Source.open`; the folder must be there."""
+        place = position or {}
+        self._done = DoneFiles(place.get("done", ""))
+        self._begun = {path: (row, state) for path, (row, state) in place.get("begun", {}).items()}
+        self._current, self._ready, self._listed = None, [], float("-inf")
+        # A prefix of S3 need not be there yet, its bucket must.
+        s3 = self._source.path.startswith("s3://")
+        place_of_all = self._root.split("/", 1)[0] if s3 else self._root
+        if self._info(place_of_all).type != pafs.FileType.Directory:
+            raise ConfigurationError(
+                f"is no {'bucket' if s3 else 'folder'}.", where=self._where(),
+                fix="Make it, or mend the source's `path`.",
+            )  # fmt: skip
+
+    def read(self, seconds: float) -> Batch | None:
+        """As `Source.read`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            if not self._ready and self._current is None and time.monotonic() - self._listed >= self._pause():
+                self._list()
+            if batch := self._batch():
+                return batch
+            if time.monotonic() >= deadline:
+                return None
+            if not self._ready:
+                time.sleep(min(_NAP_SECONDS, max(0.0, deadline - time.monotonic())))
+
+    def committed(self, position: Position) -> None:
+        """Files stay where they are."""
+
+    def lag(self) -> float | None:
+        """How many files wait."""
+        return len(self._ready) + len(self._unsettled) + (self._current is not None)
+
+    def waiting(self) -> bool:
+        """Whether a file is still being written."""
+        return bool(self._unsettled)
+
+    def broken(self) -> Mapping[str, str]:
+        """Files that can't be read."""
+        return self._broken
+
+    def close(self) -> None:
+        """As `Source.close`."""
+        if self._current is not None:
+            _end(self._current[1])
+            self._current = None
+
+    def _where(self, path: str = "") -> str:
+        return f"source {self._name}, {self._source.path.rstrip('/')}{'/' + path if path else ''}"
+
+    def _pause(self) -> float:
+        # Who waits for a file to settle looks again when it may have.
+        return min(self._poll, max(_NAP_SECONDS, self._settle / 2)) if self._unsettled else self._poll
+
+    def _list(self) -> None:
+        """Find the files that can be read now."""
+        now = time.monotonic()
+        found = {each.path: each for each in self._look()}
+        self._listed = now
+        unsettled: dict[str, tuple[str, float]] = {}
+        self._ready = []
+        self._broken = {path: why for path, why in self._broken.items() if path in found}
+        for each in sorted(found.values(), key=lambda each: (each.changed, each.path)):
+            if each.path in self._done:
+                if self._done.changed(each.path, each.state):
+                    self._tell(each, "has changed since it was read; it is not read again. Give it a new name.")
+                continue
+            state, since = self._unsettled.get(each.path, ("", now))
+            if state != each.state:
+                since = now
+            # The clocks of this machine and of the files' may differ: a file that was watched all the time has settled
+            # whatever its time says.
+            if time.time() - each.changed / 1e9 >= self._settle or (state and now - since >= self._settle):
+                self._ready.append(each)
+            else:
+                unsettled[each.path] = (each.state, since)
+        self._unsettled = unsettled
+        self._bound(found)
+
+    def _look(self) -> Iterator[Found]:
+        selector = pafs.FileSelector(self._root, allow_not_found=True, recursive=True)
+        for entry in self._info(selector):
+            path = entry.path.removeprefix(self._root).lstrip("/")
+            if entry.type == pafs.FileType.File and self._wanted(path):
+                yield Found(path, entry.size, entry.mtime_ns or 0)
+
+    def _info(self, place: str | pafs.FileSelector) -> Any:
+        try:
+            return self._filesystem.get_file_info(place)
+        except OSError as error:
+            raise UnavailableError(
+                f"can't be listed: {error}.", where=self._where(), fix="Check address and rights."
+            ) from error
+
+    def _wanted(self, path: str) -> bool:
+        parts = path.split("/")
+        if any(part.startswith((".", "_")) for part in parts) or path.lower().endswith(_PARTIAL):
+            return False
+        return fnmatch.fnmatchcase(path if "/" in self._source.glob else parts[-1], self._source.glob)
+
+    def _bound(self, there: Mapping[str, Found]) -> None:
+        """Forget files that are gone, but only when there are too many: a folder may look empty for a moment."""
+        if len(self._done) + len(self._ready) <= MOST:
+            return
+        self._done.keep(there)
+        if len(self._done) + len(self._ready) > MOST:
+            raise ConfigurationError(
+                f"holds more than {MOST:,} files.", where=self._where(),
+                fix="Move away those that were read, or make several sources with narrower paths.",
+            )  # fmt: skip
+
+    def _batch(self) -> Batch | None:
+        records: list[Record] = []
+        moved = False
+        while len(records) < _BATCH and (self._current is not None or self._ready):
+            if self._current is None and not self._begin(self._ready.pop(0)):
+                continue
+            moved = self._fill(records) or moved
+        return Batch(records, self._position()) if records or moved else None
+
+    def _begin(self, each: Found) -> bool:
+        """Start to read a file, unless it has changed since it was listed."""
+        path = f"{self._root}/{each.path}"
+        now = self._info(path)
+        if (now.size, now.mtime_ns or 0) != (each.size, each.changed):
+            self._unsettled[each.path] = (each.state, time.monotonic())
+            return False
+        row, state = self._begun.get(each.path, (0, each.state))
+        if state != each.state:
+            self._tell(each, f"has changed since its first {row:,} rows were read; it is read on from there.")
+        self._current = each, READERS[self._source.format](self._filesystem, path, row)
+        return True
+
+    def _fill(self, records: list[Record]) -> bool:
+        """Add rows of the current file; whether it was read to its end."""
+        assert self._current is not None
+        each, rows = self._current
+        row = self._begun.get(each.path, (0, ""))[0]
+        try:
+            while len(records) < _BATCH:
+                fields, raw = next(rows)
+                row += 1
+                records.append(Record(f"{each.path}:{row}", fields, raw))
+            self._begun[each.path] = row, each.state
+            return False
+        except StopIteration:
+            self._finish(each)
+            return True
+        except (OSError, ValueError, pa.ArrowException, FastTrackError) as error:
+            if row:
+                self._begun[each.path] = row, each.state
+            self._broke(each, error)
+            return False
+
+    def _finish(self, each: Found) -> None:
+        self._current = None
+        self._begun.pop(each.path, None)
+        self._broken.pop(each.path, None)
+        # As it was listed: if it was written to meanwhile, the next listing shows it.
+        self._done.add(each.path, each.state)
+
+    def _broke(self, each: Found, error: Exception) -> None:
+        self._current = None
+        what = error.what if isinstance(error, FastTrackError) else str(error) or type(error).__name__
+        self._broken[each.path] = what
+        self._tell(each, f"can't be read: {what} It is tried again at every look.")
+
+    def _tell(self, each: Found, what: str) -> None:
+        if (each.path, each.state) not in self._told:
+            self._told.add((each.path, each.state))
+            note(f"{self._where(each.path)}: {what}")
+
+    def _position(self) -> Position:
+        return {"done": self._done.pack(), "begun": {path: list(place) for path, place in self._begun.items()}}
+
+
+def _end(rows: Iterator[Row]) -> None:
+    close = getattr(rows, "close", None)
+    if close is not None:
+        close()
+
+
+def _filesystem(path: str, environment: Mapping[str, str], base: Path) -> tuple[pafs.FileSystem, str]:
+    """Where a source's files are; a relative path counts from the use case's file."""
+    if not path.startswith("s3://"):
+        return pafs.LocalFileSystem(), str((base / Path(path).expanduser()).absolute())
+    options = {
+        "access_key": environment.get("AWS_ACCESS_KEY_ID"),
+        "secret_key": environment.get("AWS_SECRET_ACCESS_KEY"),
+        "session_token": environment.get("AWS_SESSION_TOKEN"),
+        "region": environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"),
+    }
+    if endpoint := environment.get("AWS_ENDPOINT_URL"):
+        address = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
+        options |= {"endpoint_override": address.netloc, "scheme": address.scheme}
+        options["region"] = options["region"] or "us-east-1"
+    try:
+        filesystem = pafs.S3FileSystem(**{key: value for key, value in options.items() if value})
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"S3: {error}.", where=path, fix="Check AWS_ENDPOINT_URL and the keys.") from error
+    return filesystem, path.removeprefix("s3://").rstrip("/")

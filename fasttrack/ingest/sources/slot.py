@@ -1,0 +1,212 @@
+"""The replication slot and the publication of a source: made once, then only checked."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg2 import errors as pg
+from psycopg2 import sql
+from psycopg2.extensions import connection as Connection
+from psycopg2.extras import LogicalReplicationConnection
+
+from fasttrack.errors import ConfigurationError, DataLossError, UnavailableError
+from fasttrack.ingest.sources.postgres_link import PostgresLink, one
+from fasttrack.progress import note
+
+_LONGEST = 63
+_TABLE = """
+SELECT c.oid, c.relkind::text, c.relreplident::text,
+       EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+FROM pg_class c WHERE c.oid = %s::regclass
+"""
+_NAME = """
+SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s::regclass
+"""
+_PUBLICATION = """
+SELECT p.pubinsert, p.pubupdate, p.pubdelete, p.puballtables OR EXISTS (
+  SELECT 1 FROM pg_publication_tables t
+  WHERE t.pubname = p.pubname AND t.schemaname = %s AND t.tablename = %s)
+FROM pg_publication p WHERE p.pubname = %s
+"""
+# As JSON: what a column tells depends on the server's version.
+_SLOT = "SELECT to_jsonb(s) FROM pg_replication_slots s WHERE s.slot_name = %s"
+
+
+@dataclass(frozen=True)
+class MadeSlot:
+    """A new slot: where it begins, and the snapshot of the rows that were there."""
+
+    consistent: str
+    snapshot: str
+
+
+def slot_name(usecase: str, source: str) -> str:
+    """``fasttrack_<use case>_<source>``, with a digest where the names have other characters or are too long."""
+    text = f"fasttrack_{usecase}_{source}"
+    if re.fullmatch(r"[a-z0-9_]+", text) and len(text) <= _LONGEST:
+        return text
+    plain = re.sub(r"[^a-z0-9]+", "_", text.lower())
+    return f"{plain[: _LONGEST - 7]}_{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+class Slot:
+    """A slot and the publication of the same name.
+
+    Args:
+        link: to the server.
+        name: of both.
+        changes: what is published: insert, update, delete.
+    """
+
+    def __init__(self, link: PostgresLink, name: str, changes: Sequence[str]) -> None:
+        self.name = name
+        self._link = link
+        self._changes = [change for change in ("insert", "update", "delete") if change in changes]
+
+    def check(self, connection: Connection) -> None:
+        """Make sure that the server and the table can be replicated, and that the publication is there.
+
+        Raises:
+            ConfigurationError: they can't, or there is no right to make the publication.
+            UnavailableError: the server doesn't answer.
+        """
+        with self._link.errors():
+            (level,) = one(connection, "SHOW wal_level")
+            if level != "logical":
+                raise self._wrong(
+                    f"the server's wal_level is {level}: it doesn't log what replication needs.",
+                    "ALTER SYSTEM SET wal_level = logical, and restart the server; or use `kind: postgres`.",
+                )
+            self._check_table(connection)
+            found = one(connection, _PUBLICATION, (*self.table(connection), self.name))
+            if found is None:
+                self._publish(connection)
+                return
+        published = dict(zip(("insert", "update", "delete"), found[:3], strict=True))
+        missing = [change for change in self._changes if not published[change]]
+        if missing or not found[3]:
+            what = f"doesn't publish {', '.join(missing)}" if missing else f"doesn't hold table {self._link.table}"
+            raise self._wrong(f"publication {self.name} {what}.", f"DROP PUBLICATION {self.name}: it is made anew.")
+
+    def _check_table(self, connection: Connection) -> None:
+        _, kind, replica, primary = one(connection, _TABLE, (self._regclass(connection),))
+        if kind not in ("r", "p"):
+            raise self._wrong(
+                f"{self._link.table} is no table, and only tables are replicated.", "Name a table, or use `postgres`."
+            )
+        # The server would refuse its own application's updates from the moment that the publication is there.
+        if {"update", "delete"} & set(self._changes) and (replica == "n" or (replica == "d" and not primary)):
+            raise self._wrong(
+                f"table {self._link.table} has no primary key, so that its updates and deletes can't be published.",
+                f"Add one, or ALTER TABLE {self._link.table} REPLICA IDENTITY FULL, or set `changes: [insert]`.",
+            )
+
+    def _publish(self, connection: Connection) -> None:
+        published = [*self._changes, *(["truncate"] if "delete" in self._changes else [])]
+        _, kind, _, _ = one(connection, _TABLE, (self._regclass(connection),))
+        root = ", publish_via_partition_root = true" if kind == "p" else ""
+        statement = sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish = {}{})").format(
+            sql.Identifier(self.name), self._link.name, sql.Literal(", ".join(published)), sql.SQL(root)
+        )
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+        except pg.InsufficientPrivilege as error:
+            raise self._wrong(
+                "there is no right to make a publication.",
+                f"Let the table's owner run: {statement.as_string(connection)}",
+            ) from error
+
+    def table(self, connection: Connection) -> tuple[str, str]:
+        """Schema and name of the table, as changes of it are told."""
+        schema, name = one(connection, _NAME, (self._regclass(connection),))
+        return schema, name
+
+    def make(self, connection: Connection, stream: LogicalReplicationConnection) -> MadeSlot:
+        """Make the slot; one of its name that nobody uses goes first, as nothing was sent from it.
+
+        The snapshot can be taken up until `stream` is used again or closed.
+
+        Args:
+            connection: an ordinary one.
+            stream: a replication connection that has not started.
+
+        Raises:
+            ConfigurationError: the name is another program's, or there is no right, or no slot left.
+            UnavailableError: somebody uses the slot at the moment, or the server doesn't answer.
+        """
+        with self._link.errors():
+            self._drop(connection)
+            self._warn(connection)
+            try:
+                with stream.cursor() as cursor:
+                    cursor.execute(f'CREATE_REPLICATION_SLOT "{self.name}" LOGICAL pgoutput')
+                    _, consistent, snapshot, _ = cursor.fetchone() or ()
+            except pg.ConfigurationLimitExceeded as error:
+                raise self._wrong("all replication slots are taken.", "Raise max_replication_slots.") from error
+            except pg.InsufficientPrivilege as error:
+                raise self._wrong("there is no right to make a slot.", "ALTER ROLE ... REPLICATION.") from error
+        return MadeSlot(consistent, snapshot)
+
+    def _drop(self, connection: Connection) -> None:
+        found = self.state(connection)
+        if found is None:
+            return
+        if found["plugin"] != "pgoutput" or found["database"] != one(connection, "SELECT current_database()")[0]:
+            raise self._wrong(f"slot {self.name} is another program's.", "Set another `slot`.")
+        try:
+            one(connection, "SELECT pg_drop_replication_slot(%s)", (self.name,))
+        except pg.ObjectInUse as error:
+            raise self.busy() from error
+
+    def _warn(self, connection: Connection) -> None:
+        found = one(connection, "SELECT setting FROM pg_settings WHERE name = 'max_slot_wal_keep_size'")
+        if found is None or found[0] == "-1":
+            note(
+                f"{self._link.where}: max_slot_wal_keep_size isn't set, so that the server's disk fills up while "
+                "nothing is ingested: set it to what the disk can spare."
+            )
+
+    def state(self, connection: Connection) -> dict[str, Any] | None:
+        """What the server tells of the slot; None if there is none."""
+        found = one(connection, _SLOT, (self.name,))
+        return None if found is None else found[0]
+
+    def require(self, connection: Connection) -> None:
+        """Make sure that the slot still has what comes next.
+
+        Raises:
+            DataLossError: it is gone, or the server gave up what it held.
+        """
+        with self._link.errors():
+            found = self.state(connection)
+        if found is None:
+            raise self.lost(f"replication slot {self.name} is gone, and with it the changes since.")
+        reason = found.get("invalidation_reason")
+        if found.get("wal_status") == "lost" or reason:
+            raise self.lost(f"the server gave up what replication slot {self.name} held ({reason or 'wal_removed'}).")
+
+    def lost(self, what: str) -> DataLossError:
+        """The error that says that changes are gone."""
+        return DataLossError(
+            what, where=self._link.where,
+            fix="Give the source another name to begin anew with a snapshot (events that are there already are known "
+            "by their ids), drop the old slot, and raise max_slot_wal_keep_size.",
+        )  # fmt: skip
+
+    def busy(self) -> UnavailableError:
+        """The error that says that somebody else reads from the slot."""
+        return UnavailableError(
+            f"replication slot {self.name} is in use.", where=self._link.where,
+            fix="Another ingester reads it, or the server hasn't noticed yet that one ended; it is tried again.",
+        )  # fmt: skip
+
+    def _regclass(self, connection: Connection) -> str:
+        return self._link.name.as_string(connection)
+
+    def _wrong(self, what: str, fix: str) -> ConfigurationError:
+        return ConfigurationError(what, where=self._link.where, fix=fix)

@@ -1,0 +1,112 @@
+"""Ranges are proved as asked; offsets that hold no message in Kafka itself are not lost."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from fasttrack.errors import ConfigurationError, NotFoundError
+from fasttrack.ingest.broker import Broker
+from fasttrack.ingest.drain import drain
+from fasttrack.ingest.reconcile import reconcile
+from fasttrack.ingest.schemas import register
+from fasttrack.ingest.spans import Stretch
+from fasttrack.lake.tables import load, raw_path
+from fasttrack.local.platform import Platform
+from fasttrack.settings import Settings
+from fasttrack.usecase import UseCase
+from tests.unit.ingest_usecase import event, message, usecase
+
+PARTITIONS = 1
+
+
+@pytest.fixture
+def settings(platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    # Workers are found wherever the tests are started.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    yield replace(platform.settings(), lake=str(tmp_path / "lake"))
+
+
+@pytest.fixture
+def shop(settings: Settings) -> UseCase:
+    made = usecase(f"shop-{uuid.uuid4().hex[:8]}", partitions=PARTITIONS)
+    Broker(settings.kafka).create({made.topic(name): stream.partitions for name, stream in made.streams.items()})
+    return made
+
+
+class Transactions:
+    """A producer that sends in transactions, each of which leaves an offset without a message."""
+
+    def __init__(self, settings: Settings, shop: UseCase) -> None:
+        self._topic, self._schema = shop.topic("placed"), register(settings, shop, "placed")
+        self._producer = Producer({"bootstrap.servers": settings.kafka, "transactional.id": f"test-{shop.name}"})
+        self._producer.init_transactions(30)
+
+    def begin(self, *numbers: int) -> None:
+        self._producer.begin_transaction()
+        for number in numbers:
+            self._producer.produce(self._topic, message(event(number), self._schema), f"o{number}".encode(), 0)
+        assert self._producer.flush(30) == 0
+
+    def commit(self, *numbers: int) -> None:
+        self.begin(*numbers)
+        self._producer.commit_transaction(30)
+
+    def abort(self, *numbers: int) -> None:
+        self.begin(*numbers)
+        self._producer.abort_transaction(30)
+
+
+def test_transactions_leave_holes_that_are_neither_lost_nor_waited_for(settings: Settings, shop: UseCase) -> None:
+    sender = Transactions(settings, shop)
+    sender.commit(1, 2, 3)
+    sender.abort(4, 5)
+    sender.commit(6)
+    # 3 messages and a mark, 2 withdrawn and a mark, 1 and a mark: the partition ends with a hole.
+    assert drain(shop, settings, workers=1).streams["placed"].landed == 4
+    found = reconcile(shop, settings)
+    counts = found.streams["placed"]
+    assert (counts.produced, counts.landed, counts.holes, counts.missing) == (4, 4, 5, 0)
+    assert found.balanced and found.offsets[shop.topic("placed")] == [(0, 9)]
+
+    # What a transaction has not decided on yet is not there yet, and nobody waits for it.
+    sender.begin(7, 8)
+    assert drain(shop, settings, workers=1).reused
+    assert reconcile(shop, settings).offsets[shop.topic("placed")] == [(0, 9)]
+    sender._producer.abort_transaction(30)
+    drain(shop, settings, workers=1)
+    assert reconcile(shop, settings).streams["placed"].holes == 8
+    # Lost between holes is lost all the same.
+    load(raw_path(settings, shop, "placed")).delete("_offset = 7")
+    lost = reconcile(shop, settings)
+    assert [(fault.first, fault.last) for fault in lost.gaps] == [(7, 7)]
+    assert lost.total.missing == 1 and not lost.balanced
+
+
+def test_a_range_is_proved_alone_and_held_against_the_topic(settings: Settings, shop: UseCase) -> None:
+    topic = shop.topic("placed")
+    Transactions(settings, shop).commit(*range(10))
+    drain(shop, settings, workers=1)
+    load(raw_path(settings, shop, "placed")).delete("_offset in (2, 3, 8)")
+
+    part = reconcile(shop, settings, ["placed"], [Stretch("placed", 0, 4, 7)])
+    assert part.balanced and part.total.produced == 4 and part.offsets == {topic: [(4, 8)]}
+    rest = reconcile(shop, settings, stretches=[Stretch(topic, 0, 3)])
+    assert [(f.topic, f.partition, f.first, f.last) for f in rest.gaps] == [(topic, 0, 3, 3), (topic, 0, 8, 8)]
+    assert set(rest.streams) == {"placed"}
+
+    for stretch, said in (
+        (Stretch("placed", 0, 5, 11), "holds offsets 0 to 10"),
+        (Stretch("placed", 1, 0), "partitions 0 to 0"),
+        (Stretch("paid", 0, 0, 0), "holds nothing"),
+        (Stretch("lost", 0, 0), "no such topic"),
+    ):
+        with pytest.raises(ConfigurationError, match=said):
+            reconcile(shop, settings, stretches=[stretch])
+    with pytest.raises(NotFoundError, match="no such stream"):
+        reconcile(shop, settings, ["lost"])

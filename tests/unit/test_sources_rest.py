@@ -1,0 +1,274 @@
+"""A JSON API as a source, against a server on loopback that does what servers do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+
+from fasttrack.errors import ConfigurationError, DataQualityError, FastTrackError, UnavailableError
+from fasttrack.ingest.sources import answers, rest
+from fasttrack.ingest.sources.rest import RestReader
+from fasttrack.ingest.sources.source import Position, Record
+from fasttrack.usecase.sources import RestSource
+from tests.unit.ingest_usecase import usecase
+from tests.unit.rest_api import Api, send, serving
+
+PATHS = {"cursor": {"records": "data.items", "cursor": "next.cursor"}, "link": {}, "list": {}}
+
+
+@pytest.fixture(params=["cursor", "link", "list"])
+def api(request: pytest.FixtureRequest) -> Iterator[Api]:
+    with serving(Api(request.param, page=3)) as it:
+        it.records = [{"id": n, "v": "a"} for n in range(10)]
+        yield it
+
+
+@pytest.fixture
+def plain() -> Iterator[Api]:
+    with serving(Api("list")) as it:
+        it.records = [{"id": 1, "v": "a"}]
+        yield it
+
+
+def reader(api: Api, environment: dict[str, str] | None = None, **more: Any) -> RestReader:
+    declared = {"kind": "rest", "stream": "placed", "url": api.url, "identity": ["id"], "poll": "1ms", **PATHS[api.how]}
+    source = RestSource.model_validate({**declared, **more})
+    found = RestReader(usecase(), "api", source, environment or {})
+    found.open(None)
+    return found
+
+
+def drained(source: RestReader, seconds: float = 0.05) -> tuple[list[Record], Position]:
+    """All that is new, and the position behind it, as Kafka keeps it."""
+    records: list[Record] = []
+    position: Position = source._position()
+    while batch := source.read(seconds):
+        records += batch.records
+        position = batch.position
+    return records, json.loads(json.dumps(position))
+
+
+def values(records: list[Record]) -> list[Any]:
+    return [record.fields for record in records]
+
+
+def test_every_page_is_read_and_then_what_is_new(api: Api) -> None:
+    source = reader(api)
+    assert values(drained(source)[0]) == api.records
+    assert drained(source)[0] == []
+    api.records += [{"id": n, "v": "b"} for n in range(10, 18)]
+    assert values(drained(source)[0]) == api.records[10:]
+
+
+def test_what_was_read_is_not_read_again_after_a_restart(api: Api) -> None:
+    records, position = drained(reader(api))
+    api.records.append({"id": 77, "v": "z"})
+    later = reader(api)
+    later.open(position)
+    fresh, _ = drained(later)
+    assert values(fresh) == [{"id": 77, "v": "z"}]
+    identities = [record.identity for record in records + fresh]
+    assert len(set(identities)) == len(identities)
+
+
+def test_a_restart_in_the_middle_gives_the_rest_with_the_same_identities(api: Api) -> None:
+    whole = drained(reader(api))[0]
+    source = reader(api)
+    first = source.read(0)
+    assert first is not None
+    later = reader(api)
+    later.open(json.loads(json.dumps(first.position)))
+    assert first.records + drained(later)[0] == whole
+
+
+def test_a_record_that_changes_is_new_and_one_that_comes_back_too(plain: Api) -> None:
+    source = reader(plain)
+    seen = []
+    for value in ("a", "a", "b", "a"):
+        plain.records = [{"v": value, "id": 1}]
+        seen.append(values(drained(source)[0]))
+    assert seen == [[{"v": v, "id": 1}] if v else [] for v in ("a", "", "b", "a")]
+
+
+def test_what_has_not_changed_is_not_sent_by_the_server(plain: Api) -> None:
+    source = reader(plain)
+    drained(source)
+    assert [status for _, status in plain.asked][:1] == [200]
+    assert {status for _, status in plain.asked[1:]} == {304}
+    plain.records.append({"id": 2, "v": "a"})
+    assert values(drained(source)[0]) == plain.records[1:]
+
+
+def test_the_etag_of_a_first_page_says_nothing_of_the_others() -> None:
+    with serving(Api("link", page=3)) as api:
+        api.records = [{"id": n} for n in range(4)]
+        source = reader(api)
+        drained(source)
+        api.records.append({"id": 4})
+        assert values(drained(source)[0]) == [{"id": 4}]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("later", ["1", "date"])
+def test_a_server_that_asks_to_wait_is_left_alone(plain: Api, status: int, later: str) -> None:
+    moments = []
+
+    def busy(number: int, handler: BaseHTTPRequestHandler) -> bool:
+        moments.append(time.monotonic())
+        if number > 1:
+            return False
+        send(handler, status, b"", {"Retry-After": "1" if later == "1" else formatdate(time.time() + 2, usegmt=True)})
+        return True
+
+    plain.fault = busy
+    source = reader(plain)
+    assert source.read(0) is None
+    assert source.waiting()
+    assert source.read(0.1) is None and len(moments) == 1
+    batch = source.read(30)
+    assert batch is not None and values(batch.records) == plain.records and not source.waiting()
+    assert moments[1] - moments[0] > 0.9
+
+
+def broken(status: int, body: bytes, headers: dict[str, str] | None = None) -> Any:
+    def fault(_: int, handler: BaseHTTPRequestHandler) -> bool:
+        send(handler, status, body, headers)
+        return True
+
+    return fault
+
+
+def cut(_: int, handler: BaseHTTPRequestHandler) -> bool:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b"[1, 2")
+    handler.close_connection = True
+    return True
+
+
+def slow(_: int, handler: BaseHTTPRequestHandler) -> bool:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100")
+    handler.end_headers()
+    for _ in range(100):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "says"),
+    [
+        (broken(200, b'[{"id": 1'), UnavailableError, "is not JSON"),
+        (broken(200, b"<html>"), UnavailableError, r"<html>"),
+        (broken(200, b"[NaN]"), UnavailableError, "NaN is no JSON value"),
+        (broken(200, b"[" * 100_000), UnavailableError, "is not JSON"),
+        (broken(500, b""), UnavailableError, "status 500"),
+        (broken(502, b""), UnavailableError, "status 502"),
+        (broken(503, b""), UnavailableError, "status 503"),
+        (cut, UnavailableError, "does not answer"),
+        (slow, UnavailableError, "takes longer than"),
+        (broken(401, b""), ConfigurationError, "status 401"),
+        (broken(404, b""), ConfigurationError, "status 404"),
+        (broken(200, b'{"error": "x"}'), ConfigurationError, "there is: error"),
+        (broken(302, b"", {"Location": "/items"}), ConfigurationError, "redirects again and again"),
+        (broken(200, b" " * 1001), DataQualityError, "larger than 1,000 bytes"),
+    ],
+)
+def test_what_can_be_wrong_with_an_answer(
+    plain: Api, fault: Callable[..., bool], error: type[FastTrackError], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if error is DataQualityError:
+        monkeypatch.setattr(answers, "MOST_BYTES", 1000)
+    source = reader(plain, timeout="500ms")
+    plain.fault = fault
+    with pytest.raises(error, match=says) as raised:
+        source.read(0)
+    assert raised.value.where is not None and plain.url in raised.value.where
+    if error is UnavailableError:
+        plain.fault = lambda number, handler: False
+        assert values(drained(source)[0]) == plain.records
+
+
+def test_nobody_is_there(plain: Api) -> None:
+    source = reader(plain, url="http://127.0.0.1:9/items?key=secret")
+    with pytest.raises(UnavailableError, match="refused") as raised:
+        source.read(0)
+    assert "secret" not in str(raised.value)
+
+
+def test_the_token_is_sent_and_has_to_be_there(plain: Api) -> None:
+    plain.token = "t0ken"
+    with pytest.raises(ConfigurationError, match="API_TOKEN is not set"):
+        reader(plain, token_env="API_TOKEN")
+    assert values(drained(reader(plain, {"API_TOKEN": "t0ken"}, token_env="API_TOKEN"))[0]) == plain.records
+
+
+@pytest.mark.parametrize("way", ["redirect", "link"])
+def test_the_token_is_sent_to_no_other_server(plain: Api, way: str) -> None:
+    with serving(Api("list")) as other:
+        other.records = [{"id": 2}]
+        if way == "redirect":
+            plain.fault = broken(307, b"", {"Location": other.url})
+        else:
+            plain.fault = broken(200, b'[{"id": 1}]', {"Link": f'<{other.url}>; rel="next"'})
+        with pytest.raises(ConfigurationError, match="must not get the token"):
+            drained(reader(plain, {"API_TOKEN": "t0ken"}, token_env="API_TOKEN"))
+        assert other.headers == []
+        # Without a token there is nothing to hide.
+        source = reader(plain)
+        found = [batch.records for batch in iter(lambda: source.read(0), None)][-1]
+        assert values(found) == [{"id": 2}]
+
+
+def test_pages_that_go_round_are_told_of() -> None:
+    with serving(Api("cursor")) as api:
+        pages = iter("abab")
+        api.fault = lambda _, handler: bool(
+            send(handler, 200, json.dumps({"data": {"items": []}, "next": {"cursor": next(pages)}}).encode()) or True
+        )
+        with pytest.raises(DataQualityError, match="circle"):
+            drained(reader(api))
+
+
+def test_a_cursor_that_stays_is_the_end() -> None:
+    with serving(Api("cursor")) as api:
+        api.fault = lambda _, handler: bool(
+            send(handler, 200, json.dumps({"data": {"items": [{"id": 5}]}, "next": {"cursor": "here"}}).encode())
+            or True
+        )
+        # The page is asked for once without and once with the cursor; it may hold the record twice.
+        assert len(drained(reader(api))[0]) == 2
+
+
+def test_a_long_list_without_a_cursor_is_refused(plain: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "MOST", 5)
+    plain.records = [{"id": n} for n in range(6)]
+    with pytest.raises(DataQualityError, match="more than 5 records"):
+        reader(plain).read(0)
+    # Twelve bytes each, twice while the list is read, in base64.
+    monkeypatch.undo()
+    assert rest.MOST * 12 * 2 * 4 / 3 < 900_000
+
+
+def test_records_that_are_no_objects_are_raw_and_lack_of_identity_is_no_loss(plain: Api) -> None:
+    plain.records = [7, "x", None, [1], {"v": 1}, {"v": 2}]
+    records, _ = drained(reader(plain))
+    assert [record.raw for record in records] == [b"7", b'"x"', b"null", b"[1]", None, None]
+    assert len({record.identity for record in records}) == 6
+
+
+def test_another_address_begins_anew(plain: Api, capfd: pytest.CaptureFixture[str]) -> None:
+    position = drained(reader(plain))[1]
+    moved = reader(plain, url=plain.url + "?from=2020")
+    moved.open(position)
+    assert values(drained(moved)[0]) == plain.records
+    assert "`url` is another one" in capfd.readouterr().err
