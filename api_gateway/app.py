@@ -10,11 +10,11 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from api_gateway.documentation import describe, problem_responses
+from api_gateway.documentation import describe, problem_responses, with_events
 from api_gateway.edge import Edge, GuardedRoute
 from api_gateway.options import GatewayOptions
 from api_gateway.parts import Parts
-from api_gateway.routes import explain, operations, predict, protocol_v2, usecases
+from api_gateway.routes import explain, operations, predict, protocol_v2, usecases, webhooks
 from api_gateway.schemas import (
     ExplainRequest,
     ExplainResponse,
@@ -22,6 +22,7 @@ from api_gateway.schemas import (
     PredictResponse,
     UseCaseDetail,
     UseCaseList,
+    WebhookReceipt,
 )
 from fasttrack.settings import Settings
 
@@ -35,8 +36,8 @@ class Gateway(FastAPI):
     edge: Edge
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document."""
-        return describe(self)
+        """The OpenAPI document, with the events of what is deployed now."""
+        return with_events(describe(self), self.parts.deployments)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve HTTP through the edge; anything else (start and end of life) is FastAPI's."""
@@ -73,6 +74,7 @@ def assemble(parts: Parts) -> Gateway:
     app.parts = parts
     app.router.route_class = GuardedRoute
     _add_usecase_routes(app)
+    _add_webhook_route(app)
     _add_v2_routes(app)
     _add_operation_routes(app)
     app.edge = Edge(parts, app.routes)
@@ -98,6 +100,29 @@ def _add_usecase_routes(app: FastAPI) -> None:
     add(one, usecases.usecase, UseCaseDetail, 404)
     add(f"{one}/predict", predict.predict, PredictResponse, 400, 404, 413, 415, 503, 504, body=PredictRequest)
     add(f"{one}/explain", explain.explain, ExplainResponse, 400, 404, 413, 415, 503, 504, body=ExplainRequest)
+
+
+def _add_webhook_route(app: FastAPI) -> None:
+    headers = {
+        "webhook-id": "the same for each delivery of the same message; no dots",
+        "webhook-timestamp": "Unix seconds of this delivery",
+    }
+    event = {"type": "object", "additionalProperties": True}
+    schema = {"oneOf": [event, {"type": "array", "items": event}]}
+    parameters = [
+        {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
+        for name, text in headers.items()
+    ]
+    app.add_api_route(
+        "/v1/usecases/{name}/webhooks/{source}",
+        webhooks.webhook,
+        methods=["POST"],
+        status_code=202,
+        response_model=WebhookReceipt,
+        responses=problem_responses(400, 413, 415, 503, roles=False),
+        tags=["webhooks"],
+        openapi_extra={**_json_body(schema), "parameters": parameters},
+    )
 
 
 def _add_v2_routes(app: FastAPI) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 #: The limit on routes that belong to no use case.
 GENERAL_LIMIT: Final = RateLimit()
-_SINGLE: Final = (b"authorization", b"host", b"content-type", b"content-length", b"traceparent", b"content-encoding")
+_SINGLE: Final = (
+    b"authorization", b"host", b"content-type", b"content-length", b"traceparent", b"content-encoding",
+    b"webhook-id", b"webhook-timestamp", b"webhook-signature",
+)  # fmt: skip
 
 
 class Call(Request):
@@ -67,8 +70,12 @@ class Call(Request):
             seconds = min(seconds, int(asked[:9]) / 1000)
         return self.started + seconds
 
-    async def read(self, limit: int) -> bytes:
+    async def read(self, limit: int, arrived: Callable[[int], None] | None = None) -> bytes:
         """The body.
+
+        Args:
+            limit: in bytes.
+            arrived: told the size of each piece.
 
         Raises:
             InvalidRequestError: it is longer than `limit` bytes (status 413).
@@ -87,6 +94,8 @@ class Call(Request):
             size += len(piece)
             if size > limit:
                 raise _too_large(limit)
+            if arrived is not None:
+                arrived(len(piece))
             pieces.append(piece)
             if not message.get("more_body", False):
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -92,6 +92,10 @@ class Deployments:
     def __len__(self) -> int:
         return len(self._served)
 
+    def known(self, name: str) -> Served | None:
+        """The deployment of a use case as last read: for callers who have not shown yet that they may ask."""
+        return self._served.get(name)
+
     async def find(self, name: str) -> Served | None:
         """The deployment of a use case; an unknown one makes the registry be asked at once."""
         served = self._served.get(name)

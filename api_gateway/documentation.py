@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Iterable
+from copy import deepcopy
 from importlib.resources import files
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api_gateway.deployments import Served
 from api_gateway.schemas import Problem
 from fasttrack import __version__
 
@@ -19,15 +22,16 @@ _ABOUT: Final = (
     "Predictions with intervals and explanations, for bearers of a token. Every error is a problem document "
     "(RFC 9457) with a trace id."
 )
+_USECASE: Final = "/v1/usecases/{name}"
 _ERRORS: Final = {
     400: "The request is malformed or doesn't fit the model's signature.",
-    401: "No token, or one that is not accepted.",
+    401: "No token or signature, or one that is not accepted.",
     403: "No role of the token allows this.",
     404: "No such use case or entity.",
     413: "The body is too large.",
     415: "The body has another type than JSON.",
     429: "Over the rate limit; see Retry-After.",
-    503: "A model server is away; see Retry-After.",
+    503: "A model server, or Kafka, is away; see Retry-After.",
     504: "The deadline has passed.",
 }
 
@@ -46,11 +50,11 @@ POLICY: Final = (
 )
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route for FastAPI: 401, 403, 429 and `statuses`, all problem documents."""
+def problem_responses(*statuses: int, roles: bool = True) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route for FastAPI: 401, 429, with `roles` 403, and `statuses`, all problem documents."""
     return {
         status: {"description": _ERRORS[status], "content": {"application/problem+json": {"schema": _PROBLEM}}}
-        for status in sorted({401, 403, 429, *statuses})
+        for status in sorted({401, 429, *statuses, *([403] if roles else [])})
     }
 
 
@@ -69,7 +73,13 @@ def describe(app: FastAPI) -> dict[str, Any]:
                 "scheme": "bearer",
                 "bearerFormat": "JWT",
                 "description": "A token of the configured issuer with exp, iat, iss, aud, sub and roles.",
-            }
+            },
+            "signature": {
+                "type": "apiKey",
+                "in": "header",
+                "name": "webhook-signature",
+                "description": "Standard Webhooks: v1,<base64 of HMAC-SHA256 over webhook-id.webhook-timestamp.body>.",
+            },
         }
         for methods in document["paths"].values():
             for operation in methods.values():
@@ -79,3 +89,23 @@ def describe(app: FastAPI) -> dict[str, Any]:
             components["schemas"].pop(name, None)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def with_events(document: dict[str, Any], deployed: Iterable[Served]) -> dict[str, Any]:
+    """The document with the contract of each use case's prediction event, which the requests' bodies refer to.
+
+    Args:
+        document: as `describe` gives it; it is not changed.
+        deployed: what is deployed now.
+    """
+    events = {f"{served.name}_event": served.validator.event_schema for served in deployed}
+    if not events:
+        return document
+    schemas = {**document["components"]["schemas"], **events}
+    allowed = [*({"$ref": f"#/components/schemas/{name}"} for name in events), {"type": "null"}]
+    paths = {**document["paths"]}
+    for path in (f"{_USECASE}/predict", f"{_USECASE}/explain"):
+        paths[path] = deepcopy(paths[path])
+        body = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        body["properties"]["event"]["anyOf"] = allowed
+    return {**document, "components": {**document["components"], "schemas": schemas}, "paths": paths}

@@ -44,6 +44,8 @@ class GuardedRoute(APIRoute):
 
     action: Action | None
     limits_itself: bool
+    #: Callers sign their requests, which the endpoint verifies, instead of showing a token.
+    signed: bool
 
     def __init__(self, path: str, endpoint: Endpoint, **options: Any) -> None:
         declared = getattr(endpoint, "guard", None)
@@ -51,12 +53,12 @@ class GuardedRoute(APIRoute):
             raise ConfigurationError(
                 f"route {path} declares no action.",
                 where=endpoint.__name__,
-                fix="Put @guard(...) or @public on its function.",
+                fix="Put @guard(...), @signed or @public on its function.",
             )
-        self.action, self.limits_itself = declared
-        if self.action is not None:
+        self.action, self.limits_itself, self.signed = declared
+        if self.action is not None or self.signed:
             extra = dict(options.get("openapi_extra") or {})
-            extra["security"] = [{"bearer": []}]
+            extra["security"] = [{"signature" if self.signed else "bearer": []}]
             options["openapi_extra"] = extra
         super().__init__(path, endpoint, **options)
 
@@ -111,7 +113,7 @@ def guard(action: Action, *, limits_itself: bool = False) -> Callable[[Endpoint]
     """
 
     def declare(endpoint: Endpoint) -> Endpoint:
-        endpoint.guard = (action, limits_itself)  # type: ignore[attr-defined]
+        endpoint.guard = (action, limits_itself, False)  # type: ignore[attr-defined]
         return endpoint
 
     return declare
@@ -119,7 +121,13 @@ def guard(action: Action, *, limits_itself: bool = False) -> Callable[[Endpoint]
 
 def public(endpoint: Endpoint) -> Endpoint:
     """Declare that an endpoint is open to everybody: health, metrics, documentation."""
-    endpoint.guard = (None, True)  # type: ignore[attr-defined]
+    endpoint.guard = (None, True, False)  # type: ignore[attr-defined]
+    return endpoint
+
+
+def signed(endpoint: Endpoint) -> Endpoint:
+    """Declare that an endpoint verifies its callers' signatures and limits them itself: webhooks."""
+    endpoint.guard = (None, True, True)  # type: ignore[attr-defined]
     return endpoint
 
 
@@ -235,7 +243,7 @@ class Edge:
     def _record(self, call: Call, template: str, reply: Reply) -> None:
         seconds = time.monotonic() - call.started
         method = _method(call.scope)
-        self._parts.metrics.answered(template, method, reply.status, seconds)
+        self._parts.metrics.answered(template, method, reply.status, seconds, self._usecase(call))
         client = call.scope.get("client")
         facts: dict[str, Any] = {
             "http.request.method": method,
@@ -251,6 +259,12 @@ class Edge:
         if call.principal is not None:
             facts |= {"user.id": call.principal.subject, "organization.id": call.principal.tenant}
         log("info" if reply.status < 500 else "error", "request", **facts, **call.facts)
+
+    def _usecase(self, call: Call) -> str:
+        """The use case that the path names, if there is one: invented ones must not make new metric series."""
+        name: str = call.path_params.get("name", "")
+        there = self._parts.deployments.known(name) or self._parts.webhooks.declared.get(name)
+        return name if there else ""
 
 
 def _method(scope: Scope) -> str:

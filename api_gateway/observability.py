@@ -67,7 +67,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         prefix = "fasttrack_gateway_"
         self._requests = Counter(
-            f"{prefix}requests", "Answered requests.", ["route", "method", "status"], registry=registry
+            f"{prefix}requests", "Answered requests.", ["usecase", "route", "method", "status"], registry=registry
         )
         self._seconds = Histogram(
             f"{prefix}request_seconds", "Time to answer.", ["route"], buckets=_BUCKETS, registry=registry
@@ -85,13 +85,32 @@ class Metrics:
             f"{prefix}upstream_seconds", "Time of model servers.", ["part"], buckets=_BUCKETS, registry=registry
         )
         self.audit_rows = Counter(f"{prefix}audit_rows", "Audit and prediction rows.", ["result"], registry=registry)
+        self._webhooks = Counter(
+            f"{prefix}webhooks", "Webhook requests, by what became of them.", ["usecase", "source", "outcome"],
+            registry=registry,
+        )  # fmt: skip
+        self._events = Counter(
+            f"{prefix}webhook_events", "Events of webhooks that are in Kafka.", ["usecase", "source"], registry=registry
+        )
         self._children: dict[tuple[str, ...], Any] = {}
 
-    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count one answer; `route` is the template, so that paths can't blow up the number of series."""
-        key = (route, method, str(status))
+    def answered(self, route: str, method: str, status: int, seconds: float, usecase: str = "") -> None:
+        """Count one answer.
+
+        Args:
+            route: the template, so that paths can't blow up the number of series.
+            method, status, seconds: of the answer.
+            usecase: one that is there; empty where none is meant, or a caller made its name up.
+        """
+        key = (usecase, route, method, str(status))
         found = self._children.get(key)
         if found is None:
             found = self._children[key] = (self._requests.labels(*key), self._seconds.labels(route))
         found[0].inc()
         found[1].observe(seconds)
+
+    def webhook(self, usecase: str, source: str, outcome: str, events: int = 0) -> None:
+        """Count one webhook request; both names are empty if there is no such webhook."""
+        self._webhooks.labels(usecase, source, outcome).inc()
+        if events:
+            self._events.labels(usecase, source).inc(events)

@@ -48,6 +48,11 @@ class GatewayOptions:
         audit_rows: rows held in memory before they are spooled to disk.
         audit_seconds: the longest that a row waits before its batch is written.
         spool: folder for audit rows that PostgreSQL could not take yet.
+        webhook_seconds: how long Kafka may take to confirm a webhook's events.
+        webhook_in_flight: webhooks read or confirmed at a time; beyond that they are shed with 503.
+        webhook_held_bytes: their bodies' memory, together.
+        webhook_events: events in one body.
+        usecases: a use-case file or a folder of them, whose webhooks are served before there is a model.
         out_of_range: ``flag`` (a warning in the answer) or ``refuse`` values outside the training range.
     """
 
@@ -76,6 +81,11 @@ class GatewayOptions:
     audit_rows: int = 10_000
     audit_seconds: float = 0.25
     spool: Path = field(default_factory=_spool)
+    webhook_seconds: float = 10.0
+    webhook_in_flight: int = 128
+    webhook_held_bytes: int = 33_554_432
+    webhook_events: int = 5_000
+    usecases: str = ""
     out_of_range: str = "flag"
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from api_gateway.audit import AuditWriter
 from api_gateway.cache import AnswerCache
+from api_gateway.declared import Declared
 from api_gateway.deployments import Deployments
 from api_gateway.keys import KeyStore
 from api_gateway.limits import Limiter
@@ -19,6 +20,7 @@ from api_gateway.redis_link import RedisLink
 from api_gateway.spool import Spool
 from api_gateway.tokens import TokenVerifier
 from api_gateway.upstream import Upstreams
+from api_gateway.webhooks import Webhooks
 from fasttrack.registry.store import Registry
 from fasttrack.settings import Settings
 
@@ -37,6 +39,7 @@ class Parts:
     cache: AnswerCache
     upstreams: Upstreams
     audit: AuditWriter
+    webhooks: Webhooks
     registries: tuple[Registry, ...] = ()
 
     @classmethod
@@ -77,6 +80,7 @@ class Parts:
             audit=AuditWriter(
                 writer, Spool(options.spool), metrics, limit=options.audit_rows, seconds=options.audit_seconds
             ),
+            webhooks=Webhooks(settings, options, Declared(options.usecases)),
             registries=(reader, writer),
         )
 
@@ -85,7 +89,8 @@ class Parts:
         """Connect, keep up to date, and at the end write out what is left; nothing here has to be there to start."""
         await self.upstreams.open()
         self.audit.start()
-        await asyncio.gather(self.redis.connect(), self.deployments.refresh(), self.keys.refresh())
+        declared = self.webhooks.declared
+        await asyncio.gather(self.redis.connect(), self.deployments.refresh(), self.keys.refresh(), declared.refresh())
         watcher = asyncio.create_task(self._watch())
         try:
             yield
@@ -94,6 +99,7 @@ class Parts:
             await asyncio.gather(watcher, return_exceptions=True)
             self.limiter.leave()
             await self.upstreams.close()
+            await self.webhooks.close()
             await asyncio.to_thread(self.audit.close)
             self.redis.close()
             for registry in self.registries:
@@ -105,6 +111,7 @@ class Parts:
             try:
                 await self.limiter.count_gateways()
                 await self.deployments.refresh()
+                await self.webhooks.declared.refresh()
             except Exception as error:
                 # Whatever it was, the next round may go better; without this loop a gateway would go blind.
                 log_failure("the watch on the other parts failed", error)

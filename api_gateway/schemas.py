@@ -132,11 +132,20 @@ class UseCaseDetail(UseCaseSummary):
 
     entity: dict[str, Any]
     prediction: dict[str, Any]
+    event: dict[str, Any] = Field(description="JSON Schema of a prediction event; any field may be left out")
     features: list[dict[str, Any]]
     signature: dict[str, Any]
     roles: dict[str, list[str]]
     explanations: list[str]
     limits: dict[str, Any]
+
+
+class WebhookReceipt(_Body):
+    """The events of a webhook are in their topic."""
+
+    events: int = Field(description="how many the body held")
+    redelivered: bool = Field(description="they were there already, from an earlier delivery with the same id and body")
+    trace_id: str
 
 
 class Problem(BaseModel):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fasttrack.errors import InvalidRequestError
+from fasttrack.ingest.contracts import partial_schema
+from fasttrack.ingest.rowcheck import Rejected, RowChecker
 from fasttrack.usecase import UseCase
 from fasttrack.usecase.spec import suggestion
 
@@ -50,6 +52,10 @@ class Validator:
         usecase: the use case that the model serves.
         signature: the package's ``signature.json``: its ``features`` and ``entity``.
         refuse_out_of_range: whether a value outside the training range is an error rather than a warning.
+
+    Attributes:
+        entity_keys: names of the prediction entity's keys.
+        event_schema: the JSON Schema of a prediction event, of which any field may be left out.
     """
 
     def __init__(self, usecase: UseCase, signature: Mapping[str, Any], *, refuse_out_of_range: bool = False) -> None:
@@ -58,7 +64,11 @@ class Validator:
         self.entity_keys: tuple[str, ...] = tuple(
             entity.get("keys") or usecase.entities[usecase.prediction.entity].keys
         )
-        self._fields = usecase.streams[usecase.prediction.stream].fields
+        self._stream = usecase.prediction.stream
+        contract = usecase.streams[self._stream]
+        self._fields = contract.fields
+        self._checker = RowChecker(contract)
+        self.event_schema = partial_schema(contract, f"event of {usecase.name}")
         self._refuse = refuse_out_of_range
         self._features: dict[str, _Feature] = {}
         for item in signature.get("features", []):
@@ -107,7 +117,10 @@ class Validator:
         return Question(features=self._raw(subject, warnings), warnings=warnings)
 
     def _event(self, given: Any) -> dict[str, Any]:
-        """Fields of the prediction event; the transformer, which has the checker of the drain, checks their values."""
+        """What is known of a prediction event, each value by its contract: a null is as good as a field left out.
+
+        The drain's row check judges, as it does in the transformer behind.
+        """
         if not isinstance(given, dict):
             raise InvalidRequestError(f"event is {_kind(given)}, not an object.", where="body.event")
         for name, value in given.items():
@@ -115,8 +128,14 @@ class Validator:
                 raise InvalidRequestError(
                     f"the event has no field {name[:64]!r}.", where="body.event", fix=_hint(name, self._fields)
                 )
-            if isinstance(value, (list, dict)):
-                raise InvalidRequestError(f"{name} is {_kind(value)}.", where=f"body.event.{name}", fix="Send a value.")
+            try:
+                self._checker.fields({name: value})
+            except Rejected as error:
+                raise InvalidRequestError(
+                    f"{error.rejection.detail} ({error.rejection.reason}).",
+                    where=f"body.event.{name}",
+                    fix=f"Send {name} as the contract of stream {self._stream!r} has it, or leave it out.",
+                ) from error
         found = {name: value for name, value in given.items() if value is not None}
         if not found:
             raise InvalidRequestError("there is no field with a value.", where="body.event", fix="Give at least one.")

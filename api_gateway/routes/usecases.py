@@ -20,7 +20,7 @@ async def list_usecases(call: Call) -> Reply:
 
 @guard("metadata")
 async def usecase(call: Call, name: str) -> Reply:
-    """Describe a use case: entity, features with their ranges, signature, roles, limits."""
+    """Describe a use case: entity, event, features with their ranges, signature, roles, limits."""
     served = call.served
     spec, signature = served.usecase, served.signature
     limit = spec.serving.rate_limit
@@ -32,6 +32,7 @@ async def usecase(call: Call, name: str) -> Reply:
             "unit": spec.label.unit,
             "coverage": spec.gate.coverage,
         },
+        "event": served.validator.event_schema,
         "features": signature.get("features", []),
         "signature": {"inputs": signature.get("inputs", []), "outputs": signature.get("outputs", [])},
         "roles": {role: list(grants.may) for role, grants in spec.roles.items()},

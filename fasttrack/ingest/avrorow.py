@@ -11,6 +11,7 @@ from typing import Any
 
 from fasttrack.errors import DataQualityError
 from fasttrack.ingest.contracts import TIMESTAMP
+from fasttrack.usecase.limits import INEXACT
 from fasttrack.usecase.streams import FieldContract, Stream
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -57,7 +58,8 @@ def _value(field: FieldContract, value: Any) -> bytes:
     if field.type == "number" and number:
         # The nearest double, as the check of JSON takes it.
         return struct.pack("<d", float(value))
-    if field.type == "integer" and number and int(value) == value:
+    whole = number and int(value) == value and (isinstance(value, int) or abs(value) < INEXACT)
+    if field.type == "integer" and whole:
         return _varint(int(value))
     raise TypeError(f"{ascii(value)[:60]} is no {field.type}")
 

@@ -41,6 +41,13 @@ def json_schema(stream: Stream, title: str = "event") -> dict[str, Any]:
     }
 
 
+def partial_schema(stream: Stream, title: str = "event") -> dict[str, Any]:
+    """The JSON Schema of what is known of an event that nobody sent yet: any field may be null or absent, not all."""
+    fields = {name: field.model_copy(update={"nullable": True}) for name, field in stream.fields.items()}
+    found = json_schema(stream.model_copy(update={"fields": fields}), title)
+    return {name: part for name, part in found.items() if name != "required"} | {"minProperties": 1}
+
+
 def _property(field: FieldContract) -> dict[str, Any]:
     kind = "string" if field.type == "timestamp" else field.type
     found: dict[str, Any] = {"type": [kind, "null"] if field.nullable else kind}

@@ -14,10 +14,9 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from fasttrack.ingest.contracts import HEADER_BYTES, TIMESTAMP, keyed_by_text
-from fasttrack.usecase.limits import Limits, limits
+from fasttrack.usecase.limits import INEXACT, Limits, limits
 from fasttrack.usecase.streams import FieldContract, Stream
 
-_EXACT_FLOAT = 2**53
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TIMESTAMP = re.compile(TIMESTAMP)
 _SHOWN = 60
@@ -189,7 +188,7 @@ class RowChecker:
 def _number(name: str, field: FieldContract, value: int | float, bounds: Limits) -> int | float:
     found: int | float
     if field.type == "integer":
-        if isinstance(value, float) and not (value.is_integer() and abs(value) <= _EXACT_FLOAT):
+        if isinstance(value, float) and not (value.is_integer() and abs(value) < INEXACT):
             raise _wrong(name, field, value)
         found = int(value)
     else:

@@ -22,11 +22,16 @@ _ANSWER_SECONDS = 10.0
 _PATIENCE_SECONDS = 30.0
 _RETRY_SECONDS = 0.2
 _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
+# Messages of all versions are read together, so each new version has to fit all of those before.
+_LEVELS = ("BACKWARD_TRANSITIVE", "FULL_TRANSITIVE")
 _EVOLUTION = "A contract evolves by adding nullable fields; anything else needs a new topic."
 
 
 def register(settings: Settings, usecase: UseCase, stream: str) -> int:
     """Register a stream's contract under ``<topic>-value``; registering the same again gives the same id.
+
+    The subject's compatibility level is set if it is a weaker one, so that a registry whose default is NONE refuses
+    an incompatible version too.
 
     Raises:
         ConflictError: the registry finds the schema incompatible with the ones before.
@@ -39,8 +44,15 @@ def register(settings: Settings, usecase: UseCase, stream: str) -> int:
         text = json.dumps(schema)
     else:
         text = json.dumps(json_schema(contract, usecase.topic(stream)), sort_keys=True)
+    _require_compatibility(settings, _subject(usecase, stream))
     body = orjson.dumps({"schemaType": contract.encoding.upper(), "schema": text})
     return int(_request(settings, f"/subjects/{_subject(usecase, stream)}/versions", body)["id"])
+
+
+def _require_compatibility(settings: Settings, subject: str) -> None:
+    path = f"/config/{subject}"
+    if _request(settings, path, missing={}).get("compatibilityLevel") not in _LEVELS:
+        _request(settings, path, orjson.dumps({"compatibility": _LEVELS[0]}), method="PUT")
 
 
 def _require_readable(settings: Settings, usecase: UseCase, stream: str, schema: dict[str, Any]) -> None:
@@ -74,14 +86,16 @@ def _subject(usecase: UseCase, stream: str) -> str:
     return urllib.parse.quote(f"{usecase.topic(stream)}-value", safe="")
 
 
-def _request(settings: Settings, path: str, body: bytes | None = None, missing: Any = None) -> Any:
+def _request(
+    settings: Settings, path: str, body: bytes | None = None, missing: Any = None, method: str | None = None
+) -> Any:
     base = settings.require("schema_registry").rstrip("/")
     if not base.startswith(("http://", "https://")):
         raise ConfigurationError(
             "is not an HTTP address.", where=f"FASTTRACK_SCHEMA_REGISTRY={base}", fix="Give a URL."
         )
     headers = {"Content-Type": _CONTENT_TYPE, "Accept": _CONTENT_TYPE}
-    request = urllib.request.Request(base + path, body, headers)  # noqa: S310 - checked above
+    request = urllib.request.Request(base + path, body, headers, method=method)  # noqa: S310 - checked above
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
@@ -94,7 +108,7 @@ def _request(settings: Settings, path: str, body: bytes | None = None, missing: 
                 return missing
             if error.code in (409, 422):
                 raise ConflictError(
-                    f"the schema registry refuses the contract: {text}", where=base + path,
+                    f"the schema registry refuses the contract: {_message(text)}.", where=base + path,
                     fix=_EVOLUTION,
                 ) from error  # fmt: skip
             cause: Exception = error
@@ -106,3 +120,11 @@ def _request(settings: Settings, path: str, body: bytes | None = None, missing: 
                 fix="Check that it runs (`fasttrack status`) and start again.",
             ) from cause  # fmt: skip
         time.sleep(_RETRY_SECONDS)
+
+
+def _message(text: str) -> str:
+    """What a refusal says: the message in its JSON, or all of it where there is none."""
+    try:
+        return str(orjson.loads(text)["message"]).removesuffix(".")
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return text

@@ -10,6 +10,9 @@ from fasttrack.usecase.streams import FieldContract
 
 INT64 = (-(2**63), 2**63 - 1)
 
+#: From here on, whole numbers that were different look alike as doubles: what was written 1e18 is no integer.
+INEXACT = 2**53
+
 
 @dataclass(frozen=True)
 class Limits:

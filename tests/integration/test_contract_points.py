@@ -1,158 +1,53 @@
-"""One contract, wherever it is enforced: JSON and Avro, by rows and columns, Spark, gateway, the registry's schema."""
+"""The same contract in Spark: it says of each event what the drain, the gateway and the registry's schema say."""
 
 from __future__ import annotations
 
-import io
-import json
 import math
-from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
-from functools import partial, reduce
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fastavro
-import jsonschema
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from api_gateway.validation import Validator
-from fasttrack.errors import DataQualityError, InvalidRequestError
+from fasttrack.errors import DataQualityError
 from fasttrack.features import contract
 from fasttrack.features.job import build
-from fasttrack.ingest.avro import AvroRowChecker, avro_schema
-from fasttrack.ingest.avrocolumns import AvroColumnChecker
-from fasttrack.ingest.columncheck import Checked, ColumnChecker
-from fasttrack.ingest.contracts import json_schema
-from fasttrack.ingest.encode import header
-from fasttrack.ingest.rowcheck import Rejected, RowChecker
+from fasttrack.ingest.avro import avro_schema
 from fasttrack.lake.schemas import event_schema
 from tests.features_histories import random_histories, shop, write_lake
 from tests.integration.spark_session import started
-from tests.unit.ingest_usecase import usecase
+from tests.unit.contract_cases import EPOCH, SINGLE, STREAM, Example, examples, typed
+from tests.unit.contract_points import (
+    avro_columns,
+    avro_rows,
+    gateway_point,
+    in_columns,
+    json_columns,
+    json_rows,
+    registered_schema,
+)
 from tests.unit.typed_events import MOMENTS, borders, event
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-SHOP = usecase()
-JSON = SHOP.streams["placed"]
-AVRO = JSON.model_copy(update={"encoding": "avro"})
-TYPES = {field["name"]: field["type"] for field in avro_schema(AVRO)["fields"]}
-# Its writer lets every field be null, so that every event can be written; what the contract allows is for the reader.
-WRITER = {
-    "type": "record",
-    "name": "event",
-    "fields": [{"name": n, "type": t if isinstance(t, list) else ["null", t]} for n, t in TYPES.items()],
-}
-PARSED = fastavro.parse_schema(WRITER)
-JSON_SCHEMA = jsonschema.Draft202012Validator(json_schema(JSON))
-ROWS = RowChecker(JSON)
-GATEWAY = Validator(SHOP, {})
-
-Event = dict[str, Any]
-
+#: What Spark can't see: a table has no message key, no other columns, and each of its own once.
+BLIND = {"key", "unknown", "twice"}
 #: Moments that text can hold.
 WRITABLE = [m for m in MOMENTS if -62_135_596_800_000_000 <= m <= 253_402_300_799_999_999]
 
 
-def values(name: str) -> list[Any]:
-    found = WRITABLE if JSON.fields[name].type == "timestamp" else borders(TYPES[name])
-    return [None, *found]
-
-
-EVENTS = st.builds(
-    lambda changes: event() | changes,
-    st.fixed_dictionaries({}, optional={name: st.sampled_from(values(name)) for name in TYPES}),
-)
-BORDERS = [event(), *(event(**{name: value}) for name in TYPES for value in values(name))]
-
-
-def text(one: Event) -> bytes:
-    """The event as JSON; what JSON has no word for is written as Python does (NaN)."""
-    moments = {n: _rfc3339(v) for n, v in one.items() if JSON.fields[n].type == "timestamp" and v is not None}
-    return json.dumps(one | moments).encode()
-
-
-def _rfc3339(micros: int) -> str:
-    moment = datetime(1970, 1, 1) + timedelta(microseconds=micros)
-    return f"{moment.isoformat()}Z"
-
-
-def key(one: Event) -> bytes | None:
-    return None if one["order_id"] is None else one["order_id"].encode()
-
-
-def record(one: Event) -> bytes:
-    stream = io.BytesIO()
-    fastavro.schemaless_writer(stream, PARSED, one)
-    return stream.getvalue()
-
-
-def accepts(check: Callable[[], Any]) -> bool:
-    try:
-        check()
-    except (Rejected, InvalidRequestError, jsonschema.ValidationError, json.JSONDecodeError):
-        return False
-    return True
-
-
-def in_columns(checked: Checked, count: int) -> list[bool]:
-    good = set(checked.index.tolist())
-    assert good.isdisjoint(at for at, _ in checked.rejected)
-    return [at in good for at in range(count)]
-
-
-def by_gateway(one: Event) -> bool:
-    """What the gateway lets pass, the transformer checks as the drain does; both take what is null for unknown."""
-    document = json.loads(text(one))
-    known = all(one[name] is not None for name, field in JSON.fields.items() if not field.nullable)
-    return known and accepts(lambda: ROWS.fields(GATEWAY.question({"event": document}, ()).event or {}))
-
-
-def by_schema(one: Event) -> bool:
-    def refuse(word: str) -> Any:
-        raise json.JSONDecodeError(word, "", 0)
-
-    return accepts(lambda: JSON_SCHEMA.validate(json.loads(text(one), parse_constant=refuse)))
-
-
-def by_spark(spark: SparkSession, events: list[Event]) -> list[bool]:
-    rows = pa.table({n: pa.array([e[n] for e in events]).cast(t) for n, t in _columns()})
-    kept = reduce(lambda a, b: a & b, (contract.within(name, field) for name, field in JSON.fields.items()))
-    return [row["kept"] for row in spark.createDataFrame(rows).select(kept.alias("kept")).collect()]
-
-
-def _columns() -> list[tuple[str, pa.DataType]]:
-    schema = event_schema(JSON)
-    return [(field.name, field.type) for field in schema]
-
-
-def assert_one_verdict(spark: SparkSession, events: list[Event]) -> list[bool]:
-    count, keys = len(events), [key(one) for one in events]
-    texts = [header(1) + text(one) for one in events]
-    records = [header(1) + record(one) for one in events]
-    writer = {1: json.dumps(WRITER)}
-    avro_rows = AvroRowChecker(AVRO)
-    verdict = [accepts(partial(ROWS.check, v, k, {1})) for v, k in zip(texts, keys, strict=True)]
-    others = {
-        "JSON columns": in_columns(ColumnChecker(JSON).check(texts, keys, {1}), count),
-        "Avro rows": [accepts(partial(avro_rows.check, v, k, writer)) for v, k in zip(records, keys, strict=True)],
-        "Avro columns": in_columns(AvroColumnChecker(AVRO).check(records, keys, writer), count),
-        "Spark": by_spark(spark, events),
-        "gateway": [by_gateway(one) for one in events],
-        # The registry's schema anchors a pattern as all regular expressions can, which is before a last newline.
-        "JSON Schema": [
-            by_schema(one) and not str(one["code"]).endswith("\n") and not str(one["event_id"]).endswith("\n")
-            for one in events
-        ],
+def spark_verdicts(spark: SparkSession, rows: list[dict[str, Any]]) -> list[bool]:
+    """What the feature job's check says of rows of the raw table, times in microseconds."""
+    columns = {
+        field.name: pa.array([row.get(field.name) for row in rows]).cast(field.type) for field in event_schema(STREAM)
     }
-    for point, found in others.items():
-        differ = [(events[at], verdict[at]) for at in range(count) if found[at] != verdict[at]]
-        assert not differ, f"{point} disagrees on {len(differ)}, the first: {differ[0]}"
-    return verdict
+    kept = reduce(lambda a, b: a & b, (contract.within(name, field) for name, field in STREAM.fields.items()))
+    found = spark.createDataFrame(pa.table(columns)).select(kept.alias("kept")).collect()
+    return [row["kept"] for row in found]
 
 
 @pytest.fixture(scope="module")
@@ -161,22 +56,54 @@ def spark() -> Iterator[SparkSession]:
         yield found
 
 
-def test_every_point_has_the_same_verdict_on_every_border(spark: SparkSession) -> None:
-    verdict = assert_one_verdict(spark, BORDERS)
-    assert len(verdict) > 300
-    assert 100 < sum(verdict) < len(verdict) - 100
+def test_spark_says_what_the_maker_of_each_event_knows(spark: SparkSession) -> None:
+    every = [*SINGLE, *examples(5, 3000)]
+    rows = [(one, row) for one in every if (row := typed(one.document)) is not None]
+    # What has another type than its column was never in a table.
+    assert not any(one.good_for(BLIND) for one in every if typed(one.document) is None)
+    found = spark_verdicts(spark, [row for _, row in rows])
+    wrong = [one for (one, _), said in zip(rows, found, strict=True) if said != one.good_for(BLIND)]
+    assert not wrong, f"Spark is wrong on {len(wrong)}, the first: {wrong[0]}"
+    assert len(rows) > 2000
+    assert min(sum(found), len(found) - sum(found)) > 300
 
 
-@settings(max_examples=3, deadline=None)
-@given(st.lists(EVENTS, min_size=100, max_size=200))
-def test_every_point_has_the_same_verdict_on_generated_events(spark: SparkSession, events: list[Event]) -> None:
-    assert_one_verdict(spark, events)
+def test_every_border_of_every_type_has_one_verdict(spark: SparkSession, tmp_path: Path) -> None:
+    types = {field["name"]: field["type"] for field in avro_schema(STREAM)["fields"]}
+    values = {n: WRITABLE if STREAM.fields[n].type == "timestamp" else borders(kind) for n, kind in types.items()}
+    rows = [event(), *(event(**{name: value}) for name, found in values.items() for value in [None, *found])]
+    some = [written(row) for row in rows]
+    verdict = json_rows(some)
+    assert min(sum(verdict), len(verdict) - sum(verdict)) > 100
+    others = {
+        "JSON columns": in_columns(json_columns(some), len(some)),
+        "Avro rows": avro_rows(some),
+        "Avro columns": in_columns(avro_columns(some), len(some)),
+        "JSON Schema": registered_schema(some),
+        "Spark": spark_verdicts(spark, rows),
+    }
+    for point, found in others.items():
+        differ = [one for one, said, right in zip(some, found, verdict, strict=True) if said != right]
+        assert not differ, f"{point} disagrees on {len(differ)}, the first: {differ[0]}"
+    with gateway_point(tmp_path) as point:
+        for one, right in zip(some, verdict, strict=True):
+            # To it, null is unknown; and NUL is in no request.
+            unknown = any(one.document[n] is None for n, field in STREAM.fields.items() if not field.nullable)
+            expected = unknown or (right and "\0" not in "".join(map(str, one.document.values())))
+            assert point.ask(one)[0] == (200 if expected else 400), one
+
+
+def written(row: dict[str, Any]) -> Example:
+    """A row as its message would have it."""
+    times = {n for n, field in STREAM.fields.items() if field.type == "timestamp" and row[n] is not None}
+    texts = {n: f"{(EPOCH + timedelta(microseconds=row[n])).replace(tzinfo=None).isoformat()}Z" for n in times}
+    return Example(row | texts, None if row["order_id"] is None else row["order_id"].encode())
 
 
 def test_moments_that_python_has_not_are_outside_of_spark_as_well(spark: SparkSession) -> None:
     from pyspark.sql import functions as f
 
-    field = JSON.fields["placed_at"]
+    field = STREAM.fields["placed_at"]
     rows = spark.createDataFrame([(m,) for m in MOMENTS], "m long").select("m", f.timestamp_micros("m").alias("t"))
     found = {row["m"]: row["kept"] for row in rows.select("m", contract.within("t", field).alias("kept")).collect()}
     assert found == {m: m in WRITABLE for m in MOMENTS}

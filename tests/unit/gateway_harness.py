@@ -280,12 +280,22 @@ def gateway(
     redis: str = f"redis://{NOWHERE}",
     issuer: TestIssuer | None = None,
     sink: MemorySink | None = None,
+    kafka: str = "",
+    schema_registry: str = "",
     **options: Any,
 ) -> Iterator[Running]:
     """Run a gateway over these deployments; without `redis` it works as if Redis were down."""
     issuer, sink = issuer or TestIssuer(folder), sink or MemorySink()
     dsn = f"postgresql://nobody@{NOWHERE}/none"
-    settings = Settings(postgres=dsn, redis=redis, jwks=str(issuer.path), issuer=ISSUER, audience=AUDIENCE)
+    settings = Settings(
+        kafka=kafka,
+        schema_registry=schema_registry,
+        postgres=dsn,
+        redis=redis,
+        jwks=str(issuer.path),
+        issuer=ISSUER,
+        audience=AUDIENCE,
+    )
     chosen = GatewayOptions(**{"spool": folder / "spool", "audit_seconds": 0.02, "poll_seconds": 0.2, **options})
     built = Parts.build(settings, chosen)
     writer = AuditWriter(

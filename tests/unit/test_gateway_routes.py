@@ -17,6 +17,7 @@ from fasttrack.errors import ConfigurationError
 from tests.unit.gateway_harness import ENTITY, ModelServer, Running, deployment, gateway
 
 PUBLIC = {"/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
+SIGNED = {"/v1/usecases/{name}/webhooks/{source}"}
 ROUTES: dict[str, tuple[str, str, Any]] = {
     "predict": ("POST", "/v1/usecases/flights/predict", ENTITY),
     "explain": ("POST", "/v1/usecases/flights/explain", ENTITY),
@@ -71,10 +72,11 @@ def test_every_route_declares_its_action(running: Running) -> None:
     assert len(routes) >= len(PUBLIC) + len(ROUTES)
     for route in routes:
         assert isinstance(route, GuardedRoute), route
-        assert (route.action is None) == (route.path in PUBLIC), route.path
+        assert (route.action is None) == (route.path in PUBLIC | SIGNED), route.path
+        assert route.signed == (route.path in SIGNED), route.path
     # The matrix above asks every one of them that needs an action.
     asked = {re.sub("flights", "{name}", path) for _, path, _ in ROUTES.values()}
-    assert {route.path for route in routes if isinstance(route, GuardedRoute)} == asked | PUBLIC
+    assert {route.path for route in routes if isinstance(route, GuardedRoute)} == asked | PUBLIC | SIGNED
 
 
 def test_a_route_without_an_action_can_not_be_made(running: Running) -> None:
@@ -91,10 +93,12 @@ def test_openapi_says_who_may_and_what_goes_wrong(running: Running) -> None:
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
     for path, methods in document["paths"].items():
         for operation in methods.values():
-            assert (operation.get("security") == [{"bearer": []}]) == (path not in PUBLIC), path
+            needed = [{"signature": []}] if path in SIGNED else None if path in PUBLIC else [{"bearer": []}]
+            assert operation.get("security") == needed, path
             assert operation["summary"]
             if path not in PUBLIC:
-                assert {"401", "403", "429"} <= operation["responses"].keys()
+                assert {"401", "429"} <= operation["responses"].keys()
+                assert ("403" in operation["responses"]) == (path not in SIGNED)
                 assert "422" not in operation["responses"]
     predict = document["paths"]["/v1/usecases/{name}/predict"]["post"]
     assert predict["parameters"][0]["name"] == "name"
@@ -182,7 +186,19 @@ def test_open_routes_tell_how_things_stand(running: Running) -> None:
     assert running.ask("GET", "/v2/health/live").json() == {"live": True}
     assert running.ask("GET", "/v2/health/ready").json() == {"ready": True}
     metrics = running.ask("GET", "/metrics").body.decode()
-    assert 'fasttrack_gateway_requests_total{method="GET",route="/readyz",status="200"} 1.0' in metrics
+    assert 'fasttrack_gateway_requests_total{method="GET",route="/readyz",status="200",usecase=""} 1.0' in metrics
+
+
+def test_answers_are_counted_by_use_case_and_invented_names_make_no_series(running: Running) -> None:
+    token = running.issuer.token("flights-predictor")
+    assert running.predict(ENTITY, token=token).status == 200
+    for name in ("made-up", "flights%0A", "other"):
+        assert running.ask("GET", f"/v1/usecases/{name}", token=token).status == 404
+    metrics = running.ask("GET", "/metrics").body.decode()
+    counted = dict.fromkeys(
+        re.findall(r'^fasttrack_gateway_requests_total\{.*usecase="([^"]*)"\}', metrics, re.MULTILINE)
+    )
+    assert set(counted) == {"", "flights", "other"}
 
 
 def test_not_ready_before_the_registry_has_answered(tmp_path: Path) -> None:
