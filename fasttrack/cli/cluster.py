@@ -28,7 +28,8 @@ CHANGED = 15
 _PATIENCE = 4.0
 
 LeaveOut = Annotated[
-    list[str] | None, typer.Option("--leave-out", help="As of `compile`: kafka, monitoring, route or schedules.")
+    list[str] | None,
+    typer.Option("--leave-out", help="As of `compile`: kafka, monitoring, route, schedules or sources."),
 ]
 ExitCode = Annotated[bool, typer.Option("--exit-code", help=f"End with {CHANGED} if something would change.")]
 

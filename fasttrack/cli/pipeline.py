@@ -67,8 +67,12 @@ def compile(
     gateway: Annotated[str, typer.Option(help="Gateway for callers, as NAMESPACE/NAME or NAME.")] = "fasttrack",
     hostname: Annotated[str, typer.Option(help="Name that callers use.")] = "",
     graph: Annotated[str, typer.Option(help="Namespace for an InferenceGraph; it can't enforce `restricted`.")] = "",
+    continuous_drain: Annotated[
+        bool, typer.Option("--continuous-drain", help="Drain all the time, and not only at each run.")
+    ] = False,
     leave_out: Annotated[
-        list[str] | None, typer.Option(help="Leave out kafka, monitoring, route or schedules; may be given again.")
+        list[str] | None,
+        typer.Option(help="Leave out kafka, monitoring, route, schedules or sources; may be given again."),
     ] = None,
 ) -> None:
     """Write what a cluster needs, checked without one: pipeline, jobs, servers, topics, monitors, routes, schedules.
@@ -95,6 +99,7 @@ def compile(
         gateway_namespace=gateway_namespace,
         hostname=hostname,
         graph_namespace=graph,
+        continuous_drain=continuous_drain,
         leave_out=tuple(leave_out or ()),
     )
     path = usecase_file or usecase or default_usecase()

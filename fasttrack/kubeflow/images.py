@@ -10,7 +10,7 @@ PREFIX = "fasttrack/"
 SPARK = "spark"
 #: Pods of TrainJobs and trials; it holds the trial's entry point.
 TRAINER = "trainer"
-#: What reads sources: the drain's image has the same packages.
+#: What drains, and what reads sources: both need the same packages.
 INGEST = "drain"
 
 

@@ -99,16 +99,18 @@ def kafka_users(usecase: UseCase, *, namespace: str, cluster: str) -> list[Objec
     write = [_allow("topic", topic, ["Write", "Describe"]) for topic in topics]
     read = [_allow("topic", topic, ["Read", "Describe", "DescribeConfigs"]) for topic in topics]
     group = _allow("group", f"fasttrack.{usecase.name}.", ["Read", "Describe"], prefix=True)
+    # Who reads partitions by offset joins no group, but the client looks for the coordinator of the one it is given.
+    nobody = _allow("group", "fasttrack-", ["Describe"], prefix=True)
     idempotent = _allow("cluster", "", ["IdempotentWrite"])
     made = [
         _user(usecase, "producer", [*write, idempotent], namespace, cluster),
-        _user(usecase, "drain", [*read, group], namespace, cluster),
+        _user(usecase, "drain", [*read, group, nobody], namespace, cluster),
     ]
     if _has_ingesters(usecase):
         # It reads what it sent itself, to know it again after a crash.
         places = [*topics, f"{usecase.name}.sources"]
         acls = [_allow("topic", topic, ["Read", "Write", "Describe", "DescribeConfigs"]) for topic in places]
-        made.append(_user(usecase, "ingest", [*acls, idempotent], namespace, cluster))
+        made.append(_user(usecase, "ingest", [*acls, nobody, idempotent], namespace, cluster))
     return made
 
 

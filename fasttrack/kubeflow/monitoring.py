@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fasttrack.kubeflow import pods
-from fasttrack.kubeflow.names import object_name
+from fasttrack.kubeflow.names import launch_prefix, object_name
 from fasttrack.kubeflow.pods import Object
+from fasttrack.kubeflow.trainjob import NAME_LIMIT as TRAIN_LIMIT
+from fasttrack.kubeflow.trainjob import NODE
 from fasttrack.usecase import UseCase
 
 API = "monitoring.coreos.com/v1"
+#: What Prometheus calls the label of a pod that names its use case, where a PodMonitor has it copied.
+USECASE_TARGET = "fasttrack_ai_usecase"
+_WAITING = 100_000
 
 
 def monitors(usecase: UseCase, *, namespace: str) -> list[Object]:
@@ -27,66 +34,114 @@ def monitors(usecase: UseCase, *, namespace: str) -> list[Object]:
     return [*found, _object("PodMonitor", usecase, f"{usecase.name}-model", namespace, spec)]
 
 
-def alerts(usecase: UseCase, *, namespace: str) -> Object:
-    """The PrometheusRule of a use case: slow or failing answers, servers away, data that does not arrive."""
-    name = usecase.name
-    level = usecase.serving.service_level
-    label = {"severity": "page", "usecase": name}
-    hint = {**label, "severity": "ticket"}
+def alerts(usecase: UseCase, *, namespace: str, drained: bool = False, sources: bool = False) -> Object:
+    """The PrometheusRule of a use case: slow or failing answers, servers away, data that does not arrive.
+
+    Args:
+        usecase: the use case.
+        namespace: its namespace.
+        drained: a drain runs all the time; that of a run serves no metrics.
+        sources: its sources are read here, too.
+    """
+    rules = [*_answers(usecase, namespace), *_servers(usecase, namespace), _runs(usecase, namespace)]
+    rules += _drain(usecase, namespace) if drained else []
+    rules += _sources(usecase, namespace) if sources else []
+    spec = {"groups": [{"name": f"fasttrack.{usecase.name}", "rules": rules}]}
+    return _object("PrometheusRule", usecase, f"{usecase.name}-alerts", namespace, spec)
+
+
+def _answers(usecase: UseCase, namespace: str) -> Iterator[Object]:
+    name, level = usecase.name, usecase.serving.service_level
     allowed = 1 - level.availability
     seconds = level.latency_p99.total_seconds()
-    pods_of = f'namespace="{namespace}",pod=~"{name}-(predictor|explainer)-.*"'
+    total = "fasttrack_gateway_requests_total"
     predict = f'container="transformer-container",model_name="{name}",namespace="{namespace}"'
-    rules = [
-        _rule(
-            "FastTrackErrors",
-            # Fourteen times the budget for an hour uses up two per cent of a month's: the usual threshold for a page.
-            f'sum(rate(fasttrack_gateway_requests_total{{status=~"5.."}}[1h])) '
-            f"/ sum(rate(fasttrack_gateway_requests_total[1h])) > {_number(14.4 * allowed)}",
-            "5m",
-            label,
-            f"{name}: the gateway fails more answers than {level.availability:.4g} availability allows.",
-        ),
-        _rule(
-            "FastTrackSlow",
-            f"histogram_quantile(0.99, sum by (le) (rate(request_predict_seconds_bucket{{{predict}}}[5m]))) "
-            f"> {_number(seconds)}",
-            "10m",
-            label,
-            f"{name}: one prediction in a hundred takes longer than the {seconds:g} s that were promised.",
-        ),
-        _rule(
-            "FastTrackServerAway",
-            f'sum(kube_pod_status_ready{{{pods_of},condition="true"}}) < 1 '
-            f'or absent(kube_pod_status_ready{{{pods_of},condition="true"}})',
-            "2m",
-            label,
-            f"{name}: no model server is ready.",
-        ),
-        _rule(
-            "FastTrackServerRestarts",
-            f"sum(increase(kube_pod_container_status_restarts_total{{{pods_of}}}[30m])) > 3",
-            "5m",
-            hint,
-            f"{name}: a model server starts again and again.",
-        ),
-        _rule(
-            "FastTrackRunFailed",
-            f'sum(kube_job_status_failed{{namespace="{namespace}",job_name=~"{name}-.*"}}) > 0',
-            "5m",
-            hint,
-            f"{name}: a job of training or tuning failed.",
-        ),
-        _rule(
-            "FastTrackDrainLag",
-            f'sum(kafka_consumergroup_lag{{consumergroup="fasttrack.{name}.drain"}}) > 100000',
-            "1h",
-            hint,
-            f"{name}: events wait longer than an hour for the drain.",
-        ),
-    ]
-    spec = {"groups": [{"name": f"fasttrack.{name}", "rules": rules}]}
-    return _object("PrometheusRule", usecase, f"{name}-alerts", namespace, spec)
+    yield _rule(
+        "FastTrackErrors",
+        # Fourteen times the budget for an hour uses up two per cent of a month's: the usual threshold for a page.
+        f'sum(rate({total}{{usecase="{name}",status=~"5.."}}[1h])) / sum(rate({total}{{usecase="{name}"}}[1h])) '
+        f"> {_number(14.4 * allowed)}",
+        "5m",
+        usecase,
+        f"more answers fail than {level.availability:.4g} availability allows.",
+    )
+    yield _rule(
+        "FastTrackSlow",
+        f"histogram_quantile(0.99, sum by (le) (rate(request_predict_seconds_bucket{{{predict}}}[5m]))) "
+        f"> {_number(seconds)}",
+        "10m",
+        usecase,
+        f"one prediction in a hundred takes longer than the {seconds:g} s that were promised.",
+    )
+
+
+def _servers(usecase: UseCase, namespace: str) -> Iterator[Object]:
+    name = usecase.name
+    ready = f'kube_deployment_status_replicas_available{{namespace="{namespace}",deployment="{name}-predictor"}}'
+    # Two more words: with more of them it is a pod of another use case, whose name begins with this one's.
+    pods_of = f'namespace="{namespace}",pod=~"{name}-(predictor|explainer)-[a-z0-9]+-[a-z0-9]+"'
+    yield _rule(
+        "FastTrackServerAway", f"sum({ready}) < 1 or absent({ready})", "2m", usecase, "no model server is ready."
+    )
+    yield _rule(
+        "FastTrackServerRestarts",
+        f"sum(increase(kube_pod_container_status_restarts_total{{{pods_of}}}[30m])) > 3",
+        "5m",
+        usecase,
+        "a model server starts again and again.",
+        urgent=False,
+    )
+
+
+def _runs(usecase: UseCase, namespace: str) -> Object:
+    """The Jobs that the Trainer makes of the steps' TrainJobs; a trial that fails is the search's own affair."""
+    rounds = range(1, usecase.gate.rounds + 2)
+    names = "|".join(launch_prefix(usecase, f"train-{number}", TRAIN_LIMIT) for number in rounds)
+    jobs = f'namespace="{namespace}",job_name=~"({names})-[0-9a-f]{{8}}-{NODE}-0"'
+    expression = f"sum(kube_job_status_failed{{{jobs}}}) > 0"
+    return _rule("FastTrackRunFailed", expression, "5m", usecase, "a job of training failed.", urgent=False)
+
+
+def _drain(usecase: UseCase, namespace: str) -> Iterator[Object]:
+    lag = f'fasttrack_drain_lag{{namespace="{namespace}",{USECASE_TARGET}="{usecase.name}"}}'
+    yield _rule(
+        "FastTrackDrainLag",
+        # The least of half an hour: a burst that is worked off is none. NaN while the broker is silent.
+        f"sum(min_over_time({lag}[30m])) > {_WAITING}",
+        "30m",
+        usecase,
+        f"more than {_WAITING} events have been waiting for the drain for half an hour.",
+        urgent=False,
+    )
+    yield _rule("FastTrackDrainAway", f"absent({lag})", "15m", usecase, "the drain serves no metrics.", urgent=False)
+
+
+def _sources(usecase: UseCase, namespace: str) -> Iterator[Object]:
+    own = f'namespace="{namespace}",usecase="{usecase.name}"'
+    yield _rule(
+        "FastTrackSourceErrors",
+        f"sum by (source) (increase(fasttrack_source_errors_total{{{own}}}[30m])) > 10",
+        "15m",
+        usecase,
+        "source {{ $labels.source }} fails again and again; its log says why.",
+        urgent=False,
+    )
+    yield _rule(
+        "FastTrackSourceLag",
+        f"max by (source) (min_over_time(fasttrack_source_lag{{{own}}}[30m])) > {_WAITING}",
+        "30m",
+        usecase,
+        f"more than {_WAITING} records of source {{{{ $labels.source }}}} have been waiting for half an hour.",
+        urgent=False,
+    )
+    yield _rule(
+        "FastTrackSourceSilent",
+        f"time() - max by (source) (fasttrack_source_last_success_timestamp{{{own}}}) > 3600",
+        "5m",
+        usecase,
+        "source {{ $labels.source }} was not read to its end, nor anything of it sent, for an hour.",
+        urgent=False,
+    )
 
 
 def _object(kind: str, usecase: UseCase, name: str, namespace: str, spec: Object) -> Object:
@@ -94,13 +149,13 @@ def _object(kind: str, usecase: UseCase, name: str, namespace: str, spec: Object
     return {"apiVersion": API, "kind": kind, "metadata": metadata, "spec": spec}
 
 
-def _rule(alert: str, expression: str, during: str, labels: dict[str, str], summary: str) -> Object:
+def _rule(alert: str, expression: str, during: str, usecase: UseCase, summary: str, *, urgent: bool = True) -> Object:
     return {
         "alert": alert,
         "expr": expression,
         "for": during,
-        "labels": dict(labels),
-        "annotations": {"summary": summary},
+        "labels": {"severity": "page" if urgent else "ticket", "usecase": usecase.name},
+        "annotations": {"summary": f"{usecase.name}: {summary}"},
     }
 
 

@@ -43,6 +43,17 @@ def usecase_object(usecase: UseCase) -> str:
     return f"{usecase.name}-usecase"
 
 
+def launch_prefix(usecase: UseCase, step: str, limit: int) -> str:
+    """What the names of all objects that a step launches begin with; a run's own eight digits follow after a dash.
+
+    Args:
+        usecase: the use case.
+        step: its name, with the round where it can run again.
+        limit: how long the whole name may be.
+    """
+    return object_name(f"{usecase.name}-{step}", limit - 9)
+
+
 def is_dns_1035(text: str) -> bool:
     """Whether `text` is a DNS-1035 label: what Services, and what makes them, may be called."""
     return len(text) <= LABEL and _DNS_1035.fullmatch(text) is not None

@@ -7,6 +7,7 @@ from typing import cast, get_args
 
 from fasttrack.errors import ConfigurationError
 from fasttrack.kubeflow import pods
+from fasttrack.kubeflow.drain_objects import drain_objects
 from fasttrack.kubeflow.experiment import experiment
 from fasttrack.kubeflow.graph import inference_graph
 from fasttrack.kubeflow.images import INGEST, SPARK, TRAINER, image
@@ -45,6 +46,7 @@ class Options(RunOptions):
         gateway_namespace: its namespace, if it is another one.
         hostname: the name that callers use.
         graph_namespace: write an InferenceGraph into this namespace, which must not enforce `restricted`.
+        continuous_drain: drain all the time, and not only at each run.
         leave_out: parts that the cluster has no operator for, out of `PARTS`.
     """
 
@@ -58,6 +60,7 @@ class Options(RunOptions):
     gateway_namespace: str = ""
     hostname: str = ""
     graph_namespace: str = ""
+    continuous_drain: bool = False
     leave_out: tuple[str, ...] = ()
 
 
@@ -131,8 +134,11 @@ def _optional(usecase: UseCase, options: Options, registry: str, namespace: str)
         cluster, replicas = options.kafka_cluster, options.kafka_replicas
         topics = kafka_topics(usecase, namespace=where, cluster=cluster, replicas=replicas)
         made["kafka.yaml"] = topics + kafka_users(usecase, namespace=where, cluster=cluster)
+    sources = [] if "sources" in options.leave_out else _sources(usecase, options, registry, namespace)
     if "monitoring" not in options.leave_out:
-        made["monitoring.yaml"] = [*monitors(usecase, namespace=namespace), alerts(usecase, namespace=namespace)]
+        read = any(each["kind"] == "Deployment" for each in sources)
+        rules = alerts(usecase, namespace=namespace, drained=options.continuous_drain, sources=read)
+        made["monitoring.yaml"] = [*monitors(usecase, namespace=namespace), rules]
     if "route" not in options.leave_out:
         made["route.yaml"] = [
             http_route(
@@ -143,8 +149,12 @@ def _optional(usecase: UseCase, options: Options, registry: str, namespace: str)
                 hostname=options.hostname,
             )
         ]
-    if "sources" not in options.leave_out and (sources := _sources(usecase, options, registry, namespace)):
+    if sources:
         made["sources.yaml"] = sources
+    if options.continuous_drain:
+        monitored = "monitoring" not in options.leave_out
+        drain = image(registry, INGEST)
+        made["drain.yaml"] = drain_objects(usecase, image=drain, namespace=namespace, monitored=monitored)
     if "schedules" not in options.leave_out:
         made["schedules.yaml"] = _schedules(usecase, options, registry, namespace)
     return made

@@ -38,6 +38,8 @@ _COMPILED = (
     Kind("sparkoperator.k8s.io/v1beta2", "ScheduledSparkApplication"),
     Kind("serving.kserve.io/v1alpha1", "InferenceGraph"),
     Kind("monitoring.coreos.com/v1", "PodMonitor"),
+    Kind("apps/v1", "Deployment"),
+    Kind("kafka.strimzi.io/v1", "KafkaConnector"),
     Kind("kafka.strimzi.io/v1", "KafkaTopic"),
     Kind("kafka.strimzi.io/v1", "KafkaUser"),
     Kind("monitoring.coreos.com/v1", "ServiceMonitor"),

@@ -30,6 +30,7 @@ USER = 65532
 
 PIPELINE_ACCOUNT = "fasttrack-pipeline"
 SPARK_ACCOUNT = "fasttrack-spark"
+INGEST_ACCOUNT = "fasttrack-ingest"
 TRAINING_ACCOUNT = "fasttrack-training"
 SERVING_ACCOUNT = "fasttrack-serving"
 

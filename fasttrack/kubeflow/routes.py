@@ -9,17 +9,22 @@ import yaml
 from fasttrack.kubeflow import pods
 from fasttrack.kubeflow.pods import Object
 from fasttrack.usecase import UseCase, dump
+from fasttrack.usecase.sources import WebhookSource
 
 API = "gateway.networking.k8s.io/v1"
 #: The Service of the API gateway, and its port.
 SERVICE = "gateway"
 PORT = 80
+#: A webhook's body may come for 20 s, and its events are confirmed within 10 s (api_gateway/options.py).
+_WEBHOOK_TIMEOUT = "31s"
 
 
 def http_route(
     usecase: UseCase, *, namespace: str, gateway: str, gateway_namespace: str = "", hostname: str = ""
 ) -> Object:
     """The HTTPRoute of a use case: its two paths lead to the API gateway, for as long as the use case waits.
+
+    Webhooks, where it has any, wait for Kafka rather than for the model.
 
     Args:
         usecase: the use case.
@@ -32,18 +37,23 @@ def http_route(
     if gateway_namespace:
         parent["namespace"] = gateway_namespace
     deadline = usecase.serving.service_level.deadline.total_seconds()
-    paths = [f"/v1/usecases/{usecase.name}", f"/v2/models/{usecase.name}"]
-    rule = {
-        "matches": [{"path": {"type": "PathPrefix", "value": path}} for path in paths],
-        "backendRefs": [{"group": "", "kind": "Service", "name": SERVICE, "port": PORT, "weight": 1}],
-        # The gateway gives up by itself; the proxy only has to wait that long.
-        "timeouts": {"request": f"{round(deadline * 1000) + 1000}ms"},
-    }
-    spec: Object = {"parentRefs": [parent], "rules": [rule]}
+    # The gateway gives up by itself; the proxy only has to wait that long.
+    rules = [_rule(f"{round(deadline * 1000) + 1000}ms", f"/v1/usecases/{usecase.name}", f"/v2/models/{usecase.name}")]
+    if any(isinstance(source, WebhookSource) for source in usecase.sources.values()):
+        rules.append(_rule(_WEBHOOK_TIMEOUT, f"/v1/usecases/{usecase.name}/webhooks"))
+    spec: Object = {"parentRefs": [parent], "rules": rules}
     if hostname:
         spec["hostnames"] = [hostname]
     metadata = pods.metadata(usecase.name, namespace, "gateway", usecase)
     return {"apiVersion": API, "kind": "HTTPRoute", "metadata": metadata, "spec": spec}
+
+
+def _rule(timeout: str, *paths: str) -> Object:
+    return {
+        "matches": [{"path": {"type": "PathPrefix", "value": path}} for path in paths],
+        "backendRefs": [{"group": "", "kind": "Service", "name": SERVICE, "port": PORT, "weight": 1}],
+        "timeouts": {"request": timeout},
+    }
 
 
 def role_configuration(usecase: UseCase, *, namespace: str) -> Object:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from fasttrack.errors import StepError
 from fasttrack.models.device import device
+from fasttrack.training.direction import HIGHER_IS_BETTER
 from fasttrack.training.module import Learner, Plan
 from fasttrack.training.prepare import Prepared
-from fasttrack.training.scores import HIGHER_IS_BETTER
 
 OnEpoch = Callable[[dict[str, float]], None]
 

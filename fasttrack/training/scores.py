@@ -6,9 +6,6 @@ import numpy as np
 
 from fasttrack.models.batch import Array
 
-#: Whether more is better, by metric.
-HIGHER_IS_BETTER = {"auc": True, "average_precision": True, "log_loss": False, "mae": False}
-
 
 def auc(positive: Array, score: Array) -> float:
     """Area under the ROC curve (rank statistic, ties count half); NaN when a class is absent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fasttrack.training.scores import HIGHER_IS_BETTER
+from fasttrack.training.direction import HIGHER_IS_BETTER
 from fasttrack.tuning.space import ARCHITECTURE, Dimension, architectures, dimensions, space
 from fasttrack.usecase import UseCase
 from fasttrack.usecase.learning import Candidate, ChoiceParameter, FloatParameter, IntParameter

@@ -11,8 +11,8 @@ import optuna
 
 from fasttrack.errors import StepError
 from fasttrack.progress import note, track
+from fasttrack.training.direction import HIGHER_IS_BETTER
 from fasttrack.training.fit import fit_stamp
-from fasttrack.training.scores import HIGHER_IS_BETTER
 from fasttrack.tuning.cache import TrialCache, key
 from fasttrack.tuning.katib import MIN_TRIALS
 from fasttrack.tuning.space import ARCHITECTURE, Dimension, Value, architectures, select, space

@@ -27,6 +27,7 @@ UGLY = Options(
     gateway_namespace="istio-ingress",
     hostname="models.example.com",
     graph_namespace="open",
+    continuous_drain=True,
 )
 #: By folder: the use case, and what it is compiled with.
 CASES = {

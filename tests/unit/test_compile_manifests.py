@@ -12,7 +12,7 @@ import fasttrack
 from api_gateway.options import GatewayOptions
 from fasttrack.kubeflow import pods
 from fasttrack.kubeflow.checks.served import OPERATORS
-from fasttrack.kubeflow.compile import render
+from fasttrack.kubeflow.compile import Options, render
 from fasttrack.settings import PREFIX, Settings
 from fasttrack.usecase import load
 
@@ -50,6 +50,24 @@ def test_what_selects_gateways_finds_them() -> None:
     assert {port["targetPort"] for port in one("Service", "gateway")["spec"]["ports"]} <= ports
 
 
+def test_what_reads_sources_and_what_drains_may_talk_to_kafka_and_the_registry() -> None:
+    case = load(ROOT / "tests/golden/ugly.yaml")
+    contents = render(case, options=Options(continuous_drain=True))
+    made = [each for name in ("sources.yaml", "drain.yaml") for each in yaml.safe_load_all(contents[name])]
+    components = {
+        each["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
+        for each in made
+        if each["kind"] == "Deployment"
+    }
+    policy = one("NetworkPolicy", "ingest")["spec"]
+    (chosen,) = policy["podSelector"]["matchExpressions"]
+    assert set(chosen["values"]) == components == {"source", "drain"}
+    assert {port["port"] for port in policy["egress"][0]["ports"]} == {8081, 9092}
+    for file in ("kafka/kafka.yaml", "schema-registry/schema-registry.yaml"):
+        text = (ROOT / "manifests/kustomize/components" / file).read_text()
+        assert "matchExpressions: [{key: app.kubernetes.io/component, operator: In, values: [source, drain]}]" in text
+
+
 def test_a_roll_out_never_has_a_gateway_too_few() -> None:
     deployment = one("Deployment", "gateway")["spec"]
     assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
@@ -73,7 +91,8 @@ def test_accounts_that_pods_name_are_there_and_only_launchers_have_a_token() -> 
     accounts = {each["metadata"]["name"]: each for each in objects() if each["kind"] == "ServiceAccount"}
     with_token = {name for name, each in accounts.items() if each.get("automountServiceAccountToken", True)}
     assert with_token == {pods.PIPELINE_ACCOUNT, pods.SPARK_ACCOUNT}
-    assert set(accounts) >= {pods.TRAINING_ACCOUNT, pods.SERVING_ACCOUNT, gateway()["spec"]["serviceAccountName"]}
+    others = {pods.INGEST_ACCOUNT, pods.TRAINING_ACCOUNT, pods.SERVING_ACCOUNT}
+    assert set(accounts) >= {*others, gateway()["spec"]["serviceAccountName"]}
     bound = {subject["name"] for each in objects() if each["kind"] == "RoleBinding" for subject in each["subjects"]}
     assert bound == with_token
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -34,11 +34,21 @@ OTHERS = {"cert-manager": "v1.21.0", "cloudnative-pg": "v1.30.0"}
 _PIN = re.compile(r"[?&]ref=([^&]+)$|/releases/download/([^/]+)/")
 
 
+def kustomization(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((PLATFORM / folder / "kustomization.yaml").read_text())
+    return found
+
+
+def remote(folder: str) -> list[str]:
+    """What a folder of platform/ takes from elsewhere."""
+    return [each for each in kustomization(folder)["resources"] if not (PLATFORM / folder / each).exists()]
+
+
 def pins(folder: str) -> set[str]:
     """The releases that a folder of platform/ takes."""
-    resources = yaml.safe_load((PLATFORM / folder / "kustomization.yaml").read_text())["resources"]
-    found = [_PIN.search(resource) for resource in resources]
-    assert all(found), resources
+    found = [_PIN.search(resource) for resource in remote(folder)]
+    assert found
+    assert all(found), folder
     return {match[1] or match[2] for match in found if match}
 
 
@@ -59,9 +69,27 @@ def test_the_table_of_releases_says_the_same() -> None:
 
 
 def test_sources_are_https_and_of_the_projects_themselves() -> None:
-    for path in PLATFORM.glob("*/kustomization.yaml"):
-        for resource in yaml.safe_load(path.read_text())["resources"]:
+    for folder in (*CHECKED, *OTHERS):
+        for resource in remote(folder):
             assert resource.startswith("https://github.com/"), resource
+
+
+def test_strimzis_operator_may_do_in_all_namespaces_what_it_is_told_to_watch() -> None:
+    made = kustomization("strimzi")
+    namespace = made["namespace"]
+    own = list(yaml.safe_load_all((PLATFORM / "strimzi/cluster-bindings.yaml").read_text()))
+    assert yaml.safe_load((PLATFORM / "strimzi/namespace.yaml").read_text())["metadata"]["name"] == namespace
+    # What Strimzi's documentation ("Watching all namespaces") has one make.
+    assert {each["roleRef"]["name"] for each in own} == {
+        "strimzi-cluster-operator-watched", "strimzi-cluster-operator-namespaced", "strimzi-entity-operator",
+    }  # fmt: skip
+    subject = {"kind": "ServiceAccount", "name": "strimzi-cluster-operator", "namespace": namespace}
+    assert all(each["kind"] == "ClusterRoleBinding" and each["subjects"] == [subject] for each in own)
+    patches = {each["target"]["kind"]: yaml.safe_load(each["patch"]) for each in made["patches"]}
+    environment = patches["Deployment"]["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "STRIMZI_NAMESPACE", "value": "*", "valueFrom": None} in environment
+    # Upstream's own bindings name the namespace `myproject`: tests/cluster/test_kustomize.py renders them.
+    assert patches["(Cluster)?RoleBinding"] == [{"op": "replace", "path": "/subjects/0/namespace", "value": namespace}]
 
 
 def test_katibs_settings_hold_what_experiments_name_at_the_release_that_is_installed() -> None:

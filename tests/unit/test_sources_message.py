@@ -19,7 +19,7 @@ from fasttrack.ingest.plan import partitions
 from fasttrack.ingest.rowcheck import Rejected, RowChecker
 from fasttrack.ingest.sources.message import Mapper, fit, source_header
 from fasttrack.ingest.sources.source import Record
-from fasttrack.usecase.sources import FilesSource
+from fasttrack.usecase.sources import FilesSource, StreamSource
 from fasttrack.usecase.streams import FieldContract
 from tests.unit.ingest_usecase import event, usecase
 
@@ -129,6 +129,24 @@ def test_bytes_that_can_not_be_read_are_sent_as_they_are() -> None:
     assert (found.value, found.key) == (b"{broken\xff", None)
     with pytest.raises(Rejected):
         checked(found)
+
+
+def test_a_tombstone_stays_one_and_is_told_as_empty() -> None:
+    found = mapper().message(Record("f:1", None, None, b"o1"))
+    assert (found.value, found.key) == (None, b"o1")
+    with pytest.raises(Rejected) as told:
+        checked(found)
+    assert told.value.rejection.reason == "empty"
+
+
+@pytest.mark.parametrize("key", [b"o1", None])
+def test_events_that_pass_through_are_not_unparsable_whether_they_have_a_key_or_not(key: bytes | None) -> None:
+    given = {"kind": "stream", "stream": "placed", "connection_env": "OTHERS", "topic": "t"}
+    passing = Record("t/0/1", None, b"\0\0\0\0\7{}", key)
+    for value, unparsable in (("event", False), ("json", True)):
+        made = Mapper("others", StreamSource.model_validate({**given, "value": value}), STREAM, 7)
+        assert made.unparsable(passing) is unparsable
+        assert not made.unparsable(Record("t/0/1", {}))
 
 
 @pytest.mark.parametrize("value", [2**70, "half a pair \ud800", [datetime(2020, 1, 1), {"a": Decimal("1.5")}], b"\xff"])

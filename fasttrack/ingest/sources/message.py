@@ -23,7 +23,7 @@ from fasttrack.errors import DataQualityError
 from fasttrack.ingest.avrorow import record
 from fasttrack.ingest.contracts import TIMESTAMP, header
 from fasttrack.ingest.sources.source import Record
-from fasttrack.usecase.sources import FilesSource, Source
+from fasttrack.usecase.sources import FilesSource, Source, StreamSource
 from fasttrack.usecase.streams import FieldContract, Stream
 
 #: The message header that tells whose record it is.
@@ -40,9 +40,9 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What goes to Kafka; `source` is the header that finds it again."""
+    """What goes to Kafka; `source` is the header that finds it again. A tombstone has no value."""
 
-    value: bytes
+    value: bytes | None
     key: bytes | None
     partition: int
     source: bytes
@@ -69,6 +69,7 @@ class Mapper:
 
     def __init__(self, name: str, source: Source, stream: Stream, schema_id: int) -> None:
         self._name, self._stream, self._schema_id = name, stream, schema_id
+        self._as_is = isinstance(source, StreamSource) and source.value == "event"
         # Cells of a CSV file are text, whatever they mean; elsewhere a text is a text.
         self._text = isinstance(source, FilesSource) and source.format == "csv"
         self._paths = {
@@ -80,10 +81,14 @@ class Mapper:
         """The record as a message; as it is where it can't be read."""
         name = source_header(self._name, record.identity)
         if record.fields is None:
-            return Message(record.raw or b"", record.key, self._partition(record.key), name)
+            return Message(record.raw, record.key, self._partition(record.key), name)
         event = self.event(record.fields)
         key = key_text(self._stream, event)
         return Message(encode(self._stream, self._schema_id, event), key, self._partition(key), name)
+
+    def unparsable(self, record: Record) -> bool:
+        """Whether the record's bytes are sent because it can't be read, and not because they are events already."""
+        return record.fields is None and not self._as_is
 
     def event(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The event: a field that the record lacks is left out, what the contract doesn't ask for is too."""

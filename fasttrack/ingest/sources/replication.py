@@ -22,7 +22,8 @@ from psycopg2.extras import LogicalReplicationConnection, ReplicationCursor
 from fasttrack.ingest.sources.changes import Changes, Place
 from fasttrack.ingest.sources.pgoutput import lsn_number, parse
 from fasttrack.ingest.sources.postgres_link import PostgresLink, TableColumn, hang_up, one
-from fasttrack.ingest.sources.slot import Slot, slot_name
+from fasttrack.ingest.sources.slot import Slot
+from fasttrack.ingest.sources.slotname import slot_name
 from fasttrack.ingest.sources.snapshot import Snapshot
 from fasttrack.ingest.sources.source import Batch, Position, Record
 from fasttrack.usecase import UseCase

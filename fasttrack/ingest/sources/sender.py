@@ -98,9 +98,9 @@ class Sender:
     def _refused(self, topic: str, error: KafkaError, messages: Sequence[Message]) -> Exception:
         if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
             return self._broker.unavailable(error)
-        largest = max(messages, key=lambda each: len(each.value))
+        largest = max(messages, key=lambda each: len(each.value or b""))
         return DataQualityError(
-            f"a record of {len(largest.value):,} bytes is more than the topic takes.",
+            f"a record of {len(largest.value or b''):,} bytes is more than the topic takes.",
             where=f"{largest.source.decode(errors='replace')}, topic {topic}",
             fix="Raise `max.message.bytes` of the topic, or take the record out of the source. Nothing is skipped.",
         )

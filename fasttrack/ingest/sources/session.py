@@ -249,7 +249,7 @@ class _Way:
         messages, skipped, unparsable = [], 0, 0
         for record in batch.records:
             message = self._mapper.message(record)
-            unparsable += record.fields is None and record.key is None
+            unparsable += self._mapper.unparsable(record)
             if self._present and self._present[message.source]:
                 self._present[message.source] -= 1
                 self._since_present = 0

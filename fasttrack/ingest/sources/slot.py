@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +15,6 @@ from fasttrack.errors import ConfigurationError, DataLossError, UnavailableError
 from fasttrack.ingest.sources.postgres_link import PostgresLink, one
 from fasttrack.progress import note
 
-_LONGEST = 63
 _TABLE = """
 SELECT c.oid, c.relkind::text, c.relreplident::text,
        EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
@@ -42,15 +39,6 @@ class MadeSlot:
 
     consistent: str
     snapshot: str
-
-
-def slot_name(usecase: str, source: str) -> str:
-    """``fasttrack_<use case>_<source>``, with a digest where the names have other characters or are too long."""
-    text = f"fasttrack_{usecase}_{source}"
-    if re.fullmatch(r"[a-z0-9_]+", text) and len(text) <= _LONGEST:
-        return text
-    plain = re.sub(r"[^a-z0-9]+", "_", text.lower())
-    return f"{plain[: _LONGEST - 7]}_{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 class Slot:

@@ -19,7 +19,7 @@ class Record:
             (file and line, log position, key and cursor, partition and offset).
         fields: its values by the source's names; None if it can't be read, then `raw` is sent as it is and becomes
             a dead letter with its bytes.
-        raw: what the source held, if it isn't `fields` alone.
+        raw: what the source held, if it isn't `fields` alone; None without `fields`: a message without a value.
         key: the message's key, only for what passes through as it is.
     """
 

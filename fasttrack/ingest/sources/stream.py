@@ -20,8 +20,9 @@ _RECORDS = 5_000
 _PATIENCE_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-                     KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION,
-                     KafkaError.SASL_AUTHENTICATION_FAILED})  # fmt: skip
+                     KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED})  # fmt: skip
+# The client looks for the group's coordinator, which nobody here needs: no right to the group is no fault.
+_HARMLESS = frozenset({KafkaError._PARTITION_EOF, KafkaError.GROUP_AUTHORIZATION_FAILED})
 _NO_OFFSET = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 
 
@@ -146,12 +147,12 @@ class TopicReader:
         key = key.encode() if isinstance(key, str) else key
         raw = value.encode() if isinstance(value, str) else value
         if self._source.value == "event":
-            return Record(identity, None, raw or b"", key)
-        return Record(identity, _document(raw), raw or b"")
+            return Record(identity, None, raw, key)
+        return Record(identity, _document(raw), raw)
 
     def _fault(self, message: Message) -> None:
         error = message.error()
-        if error is None or error.code() == KafkaError._PARTITION_EOF:
+        if error is None or error.code() in _HARMLESS:
             return
         if error.code() in _DENIED:
             raise self._refused(error)

@@ -223,7 +223,8 @@ class Cluster(Discovery):
         # Asked of the pod's node by way of the API server: a node that is lost must not hold up the asker.
         found = self.send("GET", path, query=query, where=f"log of {pod}", timeout=_LOG_TIMEOUT)
         text: str = found.data.decode(errors="replace")
-        return text.splitlines()
+        # Not `splitlines`: a progress bar's returns don't begin a line, and what follows them has no time.
+        return text.removesuffix("\n").split("\n") if text else []
 
     def serves(self, kind: Kind) -> bool:
         """Whether the cluster knows a kind."""

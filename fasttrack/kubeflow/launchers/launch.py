@@ -15,7 +15,7 @@ from fasttrack.kubeflow.cluster.kinds import CONFIG_MAP, POD, Kind, Object, kind
 from fasttrack.kubeflow.interrupt import interruptible
 from fasttrack.kubeflow.launchers.place import Place
 from fasttrack.kubeflow.launchers.pursuit import Pursuit, Setback, Work
-from fasttrack.kubeflow.names import label_value, object_name, usecase_object
+from fasttrack.kubeflow.names import label_value, launch_prefix, usecase_object
 from fasttrack.kubeflow.pods import RUN_LABEL, USECASE_FILE, USECASE_LABEL, labels
 from fasttrack.progress import note
 from fasttrack.steps.frame import Step
@@ -36,7 +36,7 @@ def launch_name(at: Step, step: str, limit: int) -> str:
         limit: how long the name may be.
     """
     digest = hashlib.sha256(f"{at.usecase.name}\0{at.run_id}\0{step}".encode()).hexdigest()[:8]
-    return f"{object_name(f'{at.usecase.name}-{step}', limit - 9)}-{digest}"
+    return f"{launch_prefix(at.usecase, step, limit)}-{digest}"
 
 
 class Launch:

@@ -19,7 +19,7 @@ from fasttrack.kubeflow.sizes import resized
 from fasttrack.progress import note
 from fasttrack.runs import read_records
 from fasttrack.steps.frame import Step
-from fasttrack.training.scores import HIGHER_IS_BETTER
+from fasttrack.training.direction import HIGHER_IS_BETTER
 from fasttrack.tuning.space import select
 from fasttrack.usecase import UseCase
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fasttrack.errors import ConfigurationError
 from fasttrack.kubeflow.quantities import quantity
 from fasttrack.kubeflow.rules.core import Object, dig, label_problems, name_problem
 from fasttrack.kubeflow.rules.platform import cluster_problems
@@ -62,6 +63,7 @@ class _Container(_Part):
 
 
 class _Pod(_Part):
+    serviceAccountName: str
     automountServiceAccountToken: bool
     terminationGracePeriodSeconds: int = Field(30, ge=0)
     securityContext: dict[str, Any]
@@ -71,6 +73,7 @@ class _Pod(_Part):
 
 class _Metadata(_Part):
     labels: dict[str, str]
+    annotations: dict[str, str] = {}
 
 
 class _Template(_Part):
@@ -115,9 +118,12 @@ def _container_problems(container: _Container, volumes: set[Any], path: str) -> 
     for variable in container.env:
         if not _ENVIRONMENT.fullmatch(str(variable.get("name"))):
             yield Problem(f"{path}.env", f"{variable.get('name')!r} is not a variable.")
-    for amounts in container.resources.values():
-        for amount in amounts.values():
-            quantity(amount)
+    for kind, amounts in container.resources.items():
+        for resource, amount in amounts.items():
+            try:
+                quantity(amount)
+            except ConfigurationError as error:
+                yield Problem(f"{path}.resources.{kind}.{resource}", error.what)
 
 
 def connector_problems(document: Object) -> Iterator[Problem]:
