@@ -64,7 +64,7 @@ def examine(home: Path) -> list[Finding]:
         ("cache", lambda: [_writable("cache", cache_home(), "FASTTRACK_CACHE")]),
         ("memory", _memory),
         ("account", _account),
-        ("jars", lambda: [_jars(part) for part in jars.ROOTS]),
+        ("jars", lambda: [_jars(part) for part in jars.PLATFORM]),
         ("parts", lambda: _parts(place)),
     ]
     found: list[Finding] = []

@@ -1,4 +1,6 @@
-"""The Java archives of Kafka and of Spark's Delta Lake: fetched once by Apache Ivy, checked against a committed list.
+"""The Java archives of Kafka, and of Spark's Delta Lake and Kafka source.
+
+They are fetched once by Apache Ivy, and checked against a committed list.
 
 Ivy comes with pyspark and knows the public repository itself; ``FASTTRACK_MAVEN_MIRROR`` names another one. The list,
 `jars.sha256`, has the form of sha256sum; its paths are ``organisation/module/revision/module-revision.jar``.
@@ -35,7 +37,16 @@ ROOTS: dict[str, list[tuple[str, str, str, bool]]] = {
         ("io.delta", "delta-kernel-defaults", "4.4.0", False),
         ("io.delta", "delta-kernel-unitycatalog", "4.4.0", False),
     ],
+    # For the benchmark that drains with Spark too.
+    "spark-kafka": [
+        ("org.apache.spark", "spark-sql-kafka-0-10_2.13", "4.1.1", False),
+        ("org.apache.spark", "spark-token-provider-kafka-0-10_2.13", "4.1.1", False),
+        ("org.apache.kafka", "kafka-clients", "3.9.1", False),
+        ("org.apache.commons", "commons-pool2", "2.12.1", False),
+    ],
 }
+#: What the platform itself needs.
+PLATFORM = ("kafka", "delta")
 _PATTERN = "[organisation]/[module]/[revision]/[module]-[revision].[ext]"
 _TIMEOUT_SECONDS = 900
 
@@ -96,6 +107,16 @@ def delta_jars() -> list[Path]:
         UnavailableError: the repository can't be reached.
     """
     return ensure("delta")
+
+
+def spark_kafka_jars() -> list[Path]:
+    """What `spark.jars` must name so that Spark reads Kafka; fetches what is missing.
+
+    Raises:
+        IntegrityError: a jar is not the one that the list names.
+        UnavailableError: the repository can't be reached.
+    """
+    return ensure("spark-kafka")
 
 
 def ensure(part: str) -> list[Path]:

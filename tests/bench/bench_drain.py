@@ -1,8 +1,8 @@
-"""Drain throughput against a consumer that only counts, in the same run on the same messages.
+"""The drain against a consumer that only counts and against Spark's file sink: the same messages, one run.
 
-    python tests/bench/bench_drain.py [--sample 1.0] [--workers 2]
+    python tests/bench/bench_drain.py [--events 2000000] [--workers 2] [--only json,avro] [--without-spark] [--profile]
 
-Starts a platform of its own, replays the flights example, counts, drains, and prints one JSON object.
+Starts a platform of its own; prints a table, and one JSON object as the last line.
 """
 
 from __future__ import annotations
@@ -11,80 +11,150 @@ import argparse
 import json
 import os
 import resource
+import sys
+import tempfile
+import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import psutil
 from confluent_kafka import Consumer, TopicPartition
 
 from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.drain import drain
 from fasttrack.ingest.reconcile import reconcile
-from fasttrack.ingest.replay import replay
 from fasttrack.settings import Settings
-from fasttrack.usecase import UseCase, load
+from fasttrack.usecase import UseCase
+from tests.bench import drain_load, spark_sink
 from tests.local_homes import running_platform
 
 ROOT = Path(__file__).parents[2]
+_LOOK_SECONDS = 0.25
 
 
-def count(settings: Settings, usecase: UseCase) -> tuple[int, float]:
-    """Messages and seconds of one consumer that reads every partition and only counts."""
-    broker = Broker(settings.kafka)
-    held = broker.offsets(broker.require([usecase.topic(name) for name in usecase.streams]))
+def count(settings: Settings, case: UseCase) -> tuple[int, float, float]:
+    """Messages, seconds and CPU seconds of one consumer that reads every partition and only counts."""
+    broker = Broker(settings.require("kafka"))
+    held = broker.offsets(broker.require([case.topic(drain_load.STREAM)]))
     wanted = sum(offsets.latest - offsets.earliest for offsets in held.values())
     consumer = Consumer(
         {"bootstrap.servers": settings.kafka, "group.id": uuid.uuid4().hex, "enable.auto.commit": False}
     )
     consumer.assign([TopicPartition(topic, partition, held[topic, partition].earliest) for topic, partition in held])
-    began, found = time.monotonic(), 0
+    began, cpu, found = time.monotonic(), time.process_time(), 0
     while found < wanted:
         found += len(consumer.consume(20_000, 0.5))
-    seconds = time.monotonic() - began
+    seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     consumer.close()
-    return found, seconds
+    return found, seconds, cpu
 
 
 def cpu_seconds() -> float:
-    """Processor time of all ended children so far."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    """Processor time of this process and all ended children so far."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+@dataclass
+class Memory:
+    """Resident memory of the drain's workers together, in MB, as time goes by."""
+
+    seen: list[float] = field(default_factory=list)
+
+    def at(self, share: float) -> float:
+        """The most until this share of the time."""
+        return round(max(self.seen[: max(1, round(len(self.seen) * share))], default=0.0))
+
+
+@contextmanager
+def watched() -> Iterator[Memory]:
+    """Look at the memory of the worker processes that this one starts."""
+    memory, ended = Memory(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            total = 0
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    if "fasttrack.ingest.worker" in child.cmdline():
+                        total += child.memory_info().rss
+                except psutil.Error:
+                    continue
+            if total:
+                memory.seen.append(total / 2**20)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        ended.set()
+        thread.join()
+
+
+def measure(settings: Settings, encoding: str, events: int, workers: int, spark: bool) -> dict[str, Any]:
+    """Produce, count, drain (and let Spark write): what each took."""
+    case = drain_load.usecase(f"bench-{encoding}", encoding)
+    print(f"{encoding}: producing {events:,} events", file=sys.stderr, flush=True)
+    size = drain_load.produce(case, settings, events)
+    messages, counting, counting_cpu = count(settings, case)
+    with watched() as memory:
+        before = cpu_seconds()
+        drained = drain(case, settings, workers=workers)
+        cpu = cpu_seconds() - before
+    balance = reconcile(case, settings, [drain_load.STREAM])
+    found: dict[str, Any] = {
+        "encoding": encoding,
+        "messages": messages,
+        "bytes_a_message": round(size / messages),
+        "balanced": balance.balanced,
+        "landed": balance.total.landed,
+        "duplicates": balance.total.duplicates,
+        "dead_lettered": balance.total.dead_lettered,
+        "count_seconds": round(counting, 2),
+        "count_cpu_seconds_a_million": round(counting_cpu / messages * 1e6, 2),
+        "drain_seconds": round(drained.seconds, 2),
+        "drain_to_count_ratio": round(counting / drained.seconds, 3),
+        "drain_cpu_seconds_a_million": round(cpu / messages * 1e6, 2),
+        "worker_memory_mb": {"at 25%": memory.at(0.25), "at 50%": memory.at(0.5), "at the end": memory.at(1.0)},
+        "files": drained.files,
+    }
+    if spark:
+        with tempfile.TemporaryDirectory() as folder:
+            wrote = spark_sink.write(settings, case, Path(folder))
+        found |= {
+            "spark_rows": wrote.rows,
+            "spark_seconds": round(wrote.seconds, 2),
+            "spark_start_seconds": round(wrote.start_seconds, 2),
+            "spark_to_count_ratio": round(counting / wrote.seconds, 3),
+            "drain_to_spark_ratio": round(wrote.seconds / drained.seconds, 2),
+        }
+    return found
 
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sample", type=float, default=1.0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=2_000_000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", default="json,avro", help="encodings")
+    parser.add_argument("--without-spark", action="store_true", help="leave Spark's file sink out")
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = str(ROOT)
-    usecase = load(ROOT / "examples" / "flights" / "usecase.yaml")
+    results = []
     with running_platform(["kafka", "schema_registry"]) as platform:
-        settings = platform.settings()
-        sent = replay(usecase, settings, sample=options.sample)
-        messages, counting = count(settings, usecase)
-        before = cpu_seconds()
-        drained = drain(usecase, settings, workers=options.workers)
-        cpu = cpu_seconds() - before
-        balanced = reconcile(usecase, settings).balanced
-    million = messages / 1e6
-    print(
-        json.dumps(
-            {
-                "messages": messages,
-                "balanced": balanced,
-                "workers": drained.workers,
-                "replay_seconds": round(sent.seconds, 2),
-                "count_seconds": round(counting, 2),
-                "drain_seconds": round(drained.seconds, 2),
-                "drain_to_count_ratio": round(counting / drained.seconds, 3),
-                "drain_cpu_seconds_a_million": round(cpu / million, 2),
-                "files": drained.files,
-                "load_average": os.getloadavg(),
-                "processors": os.cpu_count(),
-            }
-        )
-    )
+        for encoding in options.only.split(","):
+            spark = encoding == "json" and not options.without_spark
+            results.append(measure(platform.settings(), encoding, options.events, options.workers, spark))
+    for found in results:
+        print("\n".join(f"{name:30} {value}" for name, value in found.items()), end="\n\n")
+    conditions = {"load_average": os.getloadavg(), "processors": os.cpu_count(), "workers": options.workers}
+    print(json.dumps({"results": results, **conditions}))
 
 
 if __name__ == "__main__":
