@@ -25,7 +25,7 @@ class Settings:
         schema_registry: URL of a Confluent-compatible schema registry.
         postgres: libpq connection URL of the registry and audit database.
         redis: URL of the cache and online store.
-        lake: folder or object-store URI under which the Delta tables lie.
+        lake: folder or ``s3://bucket/prefix`` under which the Delta tables lie; S3's keys are AWS's variables.
         packages: folder or URI under which model packages lie.
         runs: folder or URI under which run reports lie.
         signing_key: path of the Ed25519 private key (PEM) that signs model packages.

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from fasttrack.ingest.reconcile import Reconciliation
 
 _COLUMNS = [
-    *("stream", "produced", "landed", "duplicates", "dead letters", "missing", "repeated", "holes", "replayed"),
+    *(
+        "stream",
+        "produced",
+        "landed",
+        "duplicates",
+        "dead letters",
+        "missing",
+        "waiting",
+        "repeated",
+        "holes",
+        "replayed",
+    ),
     "balanced",
 ]
 
@@ -103,6 +114,8 @@ def reconcile(
         for kind, faults in (("missing", found.gaps), ("recorded twice", found.repeats)):
             for fault in faults:
                 note(f"{fault.topic}, partition {fault.partition}, offsets {fault.first} to {fault.last}: {kind}")
+        if found.total.waiting:
+            note(f"{found.total.waiting:,} messages wait: `fasttrack drain` has not come to them yet")
     if not found.balanced:
         raise typer.Exit(5)
 
@@ -111,7 +124,7 @@ def _rows(found: Reconciliation) -> list[list[Any]]:
     replayed = {name: replays.sent for name, replays in found.replays.items()}
     replayed["total"] = sum(replayed.values())
     return [
-        [name, c.produced, c.landed, c.duplicates, c.dead_lettered, c.missing, c.repeated, c.holes, replayed[name],
-         c.balanced]
+        [name, c.produced, c.landed, c.duplicates, c.dead_lettered, c.missing, c.waiting, c.repeated, c.holes,
+         replayed[name], c.balanced]
         for name, c in [*found.streams.items(), ("total", found.total)]
     ]  # fmt: skip

@@ -20,7 +20,9 @@ from fasttrack.ingest.job import Job, raise_failure
 from fasttrack.progress import note
 
 _STOP_SECONDS = 60.0
+# More in so short a time is no accident: something kills every worker.
 _MOST_REPLACED = 20
+_REPLACED_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Crew:
         self._said: queue.Queue[tuple[subprocess.Popen[bytes], bytes]] = queue.Queue()
         self._ears: list[threading.Thread] = []
         self._previous: Any = None
+        self._replacements: list[float] = []
         #: How many processes were started so far.
         self.started = 0
         #: SIGTERM was received.
@@ -157,8 +160,14 @@ class Crew:
                 f"a drain worker ended with code {code}.", where="drain",
                 fix="See its message above. Nothing is lost: drain again.",
             )  # fmt: skip
-        if self.started >= self._size + _MOST_REPLACED:
-            raise StepError(f"{_MOST_REPLACED} workers were killed.", where="drain", fix="Is there enough memory?")
+        now = time.monotonic()
+        self._replacements = [when for when in self._replacements if now - when < _REPLACED_SECONDS]
+        if len(self._replacements) >= _MOST_REPLACED:
+            raise StepError(
+                f"{_MOST_REPLACED} workers were killed within {_REPLACED_SECONDS / 60:.0f} minutes.", where="drain",
+                fix="Is there enough memory? Nothing is lost: drain again.",
+            )  # fmt: skip
+        self._replacements.append(now)
         note(f"a drain worker was killed by signal {-code}; another one takes over")
         self._start()
 

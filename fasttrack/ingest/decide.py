@@ -87,15 +87,20 @@ def _recover(
     reasons = dict(checked.rejected)
     row_of = {int(at): row for row, at in enumerate(checked.index)}
     names = ids.to_pylist()
+    known = recorded.landed | recorded.duplicates | recorded.dead
+    places = offsets[checked.index]
+    open_rows = np.flatnonzero((places >= recorded.landed_mark) & ~np.isin(places, list(known)))
+    first = seen.first(ids.take(pa.array(open_rows)), when[open_rows])
+    fresh = set(open_rows[first].tolist())
     found = Decision(np.empty(0, np.int64))
     landed: list[int] = []
     for at, offset in enumerate(offsets.tolist()):
-        if offset in recorded.landed or offset in recorded.duplicates or offset in recorded.dead:
+        if offset in known:
             continue
         row = row_of.get(at)
         name = None if row is None else names[row]
         may_repeat, may_die = offset >= recorded.duplicates_mark, offset >= recorded.dead_mark
-        if offset >= recorded.landed_mark and row is not None and seen.first(ids.slice(row, 1), when[row : row + 1])[0]:
+        if row is not None and row in fresh:
             landed.append(row)
         elif (row is not None and may_repeat) or not may_die:
             found.duplicates.append((offset, name))

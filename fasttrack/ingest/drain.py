@@ -18,11 +18,14 @@ from fasttrack.ingest.broker import Broker, Offsets, Topic
 from fasttrack.ingest.crew import Crew, Progress
 from fasttrack.ingest.job import Job
 from fasttrack.ingest.lateness import moment
+from fasttrack.ingest.marks import Marks, marks
 from fasttrack.ingest.metrics import DrainMetrics, serving
-from fasttrack.ingest.partition import app_id
 from fasttrack.ingest.reconcile import recorded
+from fasttrack.ingest.upkeep import compacting
+from fasttrack.lake.compaction import Compaction
 from fasttrack.lake.schemas import DEAD_LETTERS, DUPLICATES, raw_schema
-from fasttrack.lake.tables import dead_letters_path, duplicates_path, ensure, load, raw_path
+from fasttrack.lake.storage import riding_out
+from fasttrack.lake.tables import dead_letters_path, duplicates_path, ensure, raw_path
 from fasttrack.progress import note, track
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
@@ -32,8 +35,6 @@ SESSION_SECONDS = 6.0
 _LOOK_SECONDS = 2.0
 # A commit costs some 10 ms and a file; a batch some 300 bytes an event in memory.
 BATCH_EVENTS = 100_000
-
-Marks = dict[tuple[str, int], int]
 
 
 @dataclass
@@ -95,38 +96,33 @@ class Lake:
         ensure(duplicates_path(self._settings, self._usecase), DUPLICATES)
         ensure(dead_letters_path(self._settings, self._usecase), DEAD_LETTERS)
 
+    def paths(self) -> list[str]:
+        """Where the tables lie that a drain appends to."""
+        raw = [raw_path(self._settings, self._usecase, name) for name in self._usecase.streams]
+        shared = [duplicates_path(self._settings, self._usecase), dead_letters_path(self._settings, self._usecase)]
+        return raw + shared
+
     def marks(self, lowest: dict[tuple[str, int], int]) -> Marks:
         """For each partition the first offset that some table lacks; `lowest` where nothing was drained yet."""
-        shared = [
-            load(duplicates_path(self._settings, self._usecase)),
-            load(dead_letters_path(self._settings, self._usecase)),
-        ]
-        found: Marks = {}
-        for name, topic in self._topics.items():
-            tables = [load(raw_path(self._settings, self._usecase, name)), *shared]
-            for partition in range(topic.partitions):
-                app = app_id(self._cluster, topic, partition)
-                marks = [table.transaction_version(app) for table in tables]
-                low = lowest[name, partition]
-                found[name, partition] = low if all(m is None for m in marks) else min(m or 0 for m in marks)
-        return found
+        return marks(self._usecase, self._settings, self._cluster, self._topics, lowest)
 
     def count(self, start: Marks, end: Marks) -> dict[str, StreamDrain]:
         """What the offsets ``start <= offset < end`` became, counted in the tables."""
         found = {}
         for name, topic in self._topics.items():
-            rows = recorded(self._usecase, self._settings, name, topic)
+            spans = [(start[name, p], end[name, p]) for p in range(topic.partitions)]
+            rows = recorded(self._usecase, self._settings, name, topic, spans)
             drained = found[name] = StreamDrain()
             for partition in range(topic.partitions):
-                low, high = start[name, partition], end[name, partition]
-                landed, again, dead = (int(((p == partition) & (o >= low) & (o < high)).sum()) for p, o in rows)
-                drained.events += high - low
+                landed, again, dead = (int((p == partition).sum()) for p, _ in rows)
+                drained.events += end[name, partition] - start[name, partition]
                 drained.landed += landed
                 drained.duplicates += again
                 drained.dead_letters += dead
         return found
 
 
+@riding_out()
 def drain(
     usecase: UseCase,
     settings: Settings,
@@ -139,6 +135,8 @@ def drain(
     metrics: tuple[str, int] | None = None,
 ) -> DrainReport:
     """Move the streams' events into the lake.
+
+    One without end puts small files together by itself (`fasttrack.ingest.upkeep`).
 
     May run any number of times at once, here or elsewhere: partitions are shared within a group, and no offset is
     ever written twice. SIGTERM makes it finish what is buffered and return.
@@ -157,7 +155,8 @@ def drain(
         NotFoundError: a topic is missing.
         DataLossError: the broker no longer has events that the lake lacks, or a topic was deleted meanwhile.
         StorageError: the lake can't be written; nothing is lost, drain again.
-        UnavailableError: the broker or the schema registry does not answer; nothing is lost, drain again.
+        UnavailableError: broker, schema registry or object store do not answer for a minute or two; nothing is lost,
+            drain again.
         KeyboardInterrupt: Ctrl-C before the end, after what was buffered is committed.
         ConfigurationError: the metrics can't be served there.
     """
@@ -184,7 +183,8 @@ def drain(
     total = sum(end[at] - start[at] for at in left) if until == "end" else None
     with _measured(settings, by_stream, start, metrics) as measured, track("Draining", total, "events") as bar:
         tally = _Tally(report, bar.advance, measured)
-        with Crew(job, max(1, min(workers, len(end)))) as crew:
+        tended = lake.paths() if until == "forever" else []
+        with Crew(job, max(1, min(workers, len(end)))) as crew, compacting(tended, tally.compacted):
             try:
                 _follow(crew, lake, lowest, end if until == "end" else None, left, tally)
             except KeyboardInterrupt:
@@ -194,9 +194,9 @@ def drain(
         for said in crew.last_words():
             tally.add(said)
     report.workers = crew.started
-    marks = lake.marks(lowest)
-    report.complete = until == "end" and all(marks[at] >= end[at] for at in end)
-    report.streams = lake.count(start, {at: max(start[at], marks[at]) for at in marks})
+    reached = lake.marks(lowest)
+    report.complete = until == "end" and all(reached[at] >= end[at] for at in end)
+    report.streams = lake.count(start, {at: max(start[at], reached[at]) for at in reached})
     tally.complete()
     report.seconds = time.monotonic() - began
     return report
@@ -204,7 +204,7 @@ def drain(
 
 @contextmanager
 def _measured(
-    settings: Settings, topics: dict[str, Topic], marks: Marks, at: tuple[str, int] | None
+    settings: Settings, topics: dict[str, Topic], start: Marks, at: tuple[str, int] | None
 ) -> Iterator[DrainMetrics | None]:
     if at is None:
         yield None
@@ -216,7 +216,7 @@ def _measured(
         held = broker.offsets({topic.name: topic for topic in topics.values()})
         return {(streams[name], partition): offsets for (name, partition), offsets in held.items()}
 
-    made = DrainMetrics(marks, ends)
+    made = DrainMetrics(start, ends)
     with serving(made, *at) as port:
         note(f"Metrics: http://{at[0]}:{port}/metrics")
         yield made
@@ -246,6 +246,10 @@ class _Tally:
         if self._metrics is not None:
             self._metrics.look(restarted)
 
+    def compacted(self, done: Compaction) -> None:
+        if self._metrics is not None:
+            self._metrics.compacted(done.replaced)
+
     def complete(self) -> None:
         for name, drained in self._report.streams.items():
             drained.late, drained.watermark = self._late[name], moment(self._watermarks.get(name))
@@ -265,6 +269,6 @@ def _follow(
                 left.discard((said.stream, said.partition))
         if end is not None and left and time.monotonic() - looked > _LOOK_SECONDS:
             # Another drain of the group may have taken partitions, or a worker died after its commit.
-            marks = lake.marks(lowest)
-            left -= {at for at in left if marks[at] >= end[at]}
+            reached = lake.marks(lowest)
+            left -= {at for at in left if reached[at] >= end[at]}
             looked = time.monotonic()

@@ -40,6 +40,7 @@ class DrainMetrics:
         self._files = Counter(name("files"), "Parquet files written.", registry=registry)
         self._bytes = Counter(name("bytes"), "Bytes of Parquet written.", registry=registry)
         self._commits = Summary(name("commit_seconds"), "Seconds to commit a batch.", ["stream"], registry=registry)
+        self._compacted = Counter(name("compacted_files"), "Small files put together.", registry=registry)
         self._restarts = Counter(name("workers_restarted"), "Workers killed and replaced.", registry=registry)
         for stream in {stream for stream, _ in self._marks}:
             self._late.labels(stream)
@@ -58,6 +59,10 @@ class DrainMetrics:
         if said.events:
             self._commits.labels(said.stream).observe(said.seconds)
         self._marks[said.stream, said.partition] = said.mark
+
+    def compacted(self, files: int) -> None:
+        """Count small files that were put together, into fewer."""
+        self._compacted.inc(files)
 
     def look(self, restarted: int) -> None:
         """Bring up to date what no worker says.

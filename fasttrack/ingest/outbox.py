@@ -6,6 +6,8 @@ The table `replays` is both. Its app transaction counts commits: an odd mark is 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from fasttrack.ingest.scan import scan
 from fasttrack.lake.append import Fenced, Ledger
 from fasttrack.lake.failures import storage
 from fasttrack.lake.schemas import REPLAYS
+from fasttrack.lake.storage import remote
 from fasttrack.lake.tables import ensure, replays_path
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
@@ -195,13 +198,20 @@ def opened(usecase: UseCase, settings: Settings, broker: Broker, topics: Mapping
     path = replays_path(settings, usecase)
     ensure(path, REPLAYS)
     with storage(path):
-        file = (Path(path) / "_replaying").open("a")
+        file = _lock(path).open("a")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise _busy(path) from error
         yield Outbox(usecase, settings, broker, topics)
+
+
+def _lock(path: str) -> Path:
+    """Beside the table, for all machines that share the disk; of an object store's for those on this machine."""
+    if not remote(path):
+        return Path(path) / "_replaying"
+    return Path(tempfile.gettempdir()) / f"fasttrack-replaying-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
 
 
 def _busy(path: str) -> ConflictError:

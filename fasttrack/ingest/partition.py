@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from fasttrack.ingest.broker import Topic
@@ -20,14 +19,15 @@ from fasttrack.ingest.dedup import SeenIds
 from fasttrack.ingest.lateness import Watermark
 from fasttrack.ingest.schemas import known
 from fasttrack.lake.append import Ledger
-from fasttrack.lake.schemas import DEAD_LETTERS, DUPLICATES, raw_schema
+from fasttrack.lake.schemas import DEAD_LETTERS, DUPLICATES, MOMENT, raw_schema
 from fasttrack.lake.tables import dead_letters_path, duplicates_path, raw_path
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 
-# A table without rows in a batch keeps its old mark (a commit saved) until it is this many offsets behind; a restart
-# reads them again.
+# A table without rows in a batch keeps its old mark (a commit saved) until it is this many offsets, or this long,
+# behind. A restart reads them again, so they have to be in Kafka still.
 _LAG = 500_000
+_LAG_SECONDS = 60.0
 
 
 def app_id(cluster: str, topic: Topic, partition: int) -> str:
@@ -104,11 +104,12 @@ class PartitionWriter:
         self._dead = Ledger(dead_letters_path(settings, usecase), app)
         self._seen = self._index()
         self._watermark = self._passed()
-        #: True once anything of the partition was committed.
-        self.begun = any(ledger.mark is not None for ledger in self._ledgers)
+        #: True once anything of the partition was committed. `begin` makes the first mark in the raw table the last.
+        self.begun = self._landed.mark is not None
         #: The first offset that some table still lacks.
         self.mark = self._lowest()
         self._position = self.mark
+        self._level = time.monotonic()
         self._recorded = self._read_recorded()
 
     @property
@@ -120,25 +121,25 @@ class PartitionWriter:
         return min(ledger.mark or 0 for ledger in self._ledgers)
 
     def _index(self) -> SeenIds:
-        """The ids that the table holds of this partition, and of deleted topics of the same stream."""
+        """The ids that the table holds of this partition, and of deleted topics of the same stream, in the window."""
         contract = self._context.contract
-        other = ds.field("_topic_id") != self.topic.id
-        columns = [contract.event_id, contract.event_time]
-        rows = self._landed.rows(columns, other | (ds.field("_partition") == self.partition))
-        rows = rows.sort_by(contract.event_time)
         seen = SeenIds(contract.dedup_window)
-        when = rows.column(contract.event_time).combine_chunks().cast(pa.int64()).to_numpy(zero_copy_only=False)
-        ids = rows.column(contract.event_id).combine_chunks().cast(pa.string())
-        for low in range(0, len(when), 100_000):
-            seen.first(ids.slice(low, 100_000), when[low : low + 100_000])
+        mine = (ds.field("_topic_id") != self.topic.id) | (ds.field("_partition") == self.partition)
+        newest = self._landed.newest(contract.event_time, mine)
+        if newest is None:
+            return seen
+        since = pa.scalar(newest - contract.dedup_window // timedelta(microseconds=1), pa.int64()).cast(MOMENT)
+        recent = mine & (ds.field(contract.event_time) >= since)
+        for rows in self._landed.batches([contract.event_id, contract.event_time], recent):
+            when = rows.column(contract.event_time).cast(pa.int64()).to_numpy(zero_copy_only=False)
+            seen.first(rows.column(contract.event_id).cast(pa.string()), when)
         return seen
 
     def _passed(self) -> Watermark:
         """The watermark at the partition's last landed event."""
         contract = self._context.contract
         mine = (ds.field("_topic_id") == self.topic.id) & (ds.field("_partition") == self.partition)
-        newest = pc.max(self._landed.rows([contract.event_time], mine).column(0).cast(pa.int64())).as_py()
-        return Watermark(contract.allowed_lateness, newest)
+        return Watermark(contract.allowed_lateness, self._landed.newest(contract.event_time, mine))
 
     def _read_recorded(self) -> Recorded:
         marks = [ledger.mark or 0 for ledger in self._ledgers]
@@ -152,6 +153,26 @@ class PartitionWriter:
             found.append(frozenset(rows.column(offset).to_pylist()))
         landed, duplicates, dead = found
         return Recorded(landed, duplicates, dead, *marks)
+
+    def begin(self, earliest: int) -> None:
+        """Note where the first drain of this partition starts, if Kafka has deleted its beginning already.
+
+        Without a mark a table lacks everything from 0 on, which nobody could read again after an interruption.
+
+        Raises:
+            Fenced, StorageError: as for `write`.
+        """
+        if earliest > 0:
+            for ledger in reversed(self._ledgers):
+                if (ledger.mark or 0) < earliest:
+                    ledger.append(None, earliest)
+            self.mark = self._position = self._lowest()
+        self.begun = True
+
+    @property
+    def overdue(self) -> bool:
+        """Whether some table's mark has been behind for so long that `settle` is due."""
+        return self.mark < self._position and time.monotonic() - self._level > _LAG_SECONDS
 
     def write(self, offsets: Index, values: list[bytes | None], keys: list[bytes | None], last: bool) -> Written:
         """Check, decide and commit a batch.
@@ -176,13 +197,13 @@ class PartitionWriter:
         )
         files = size = 0
         began = time.monotonic()
+        last = last or self.overdue
         for ledger, rows in zip(self._ledgers, tables, strict=True):
             behind = mark - (ledger.mark or 0)
             if behind > 0 and (rows.num_rows or last or behind > _LAG or ledger is self._landed):
                 size += ledger.append(rows, mark)
                 files += bool(rows.num_rows)
-        self._position = mark
-        self.mark = self._lowest()
+        self._stand(mark)
         seconds = time.monotonic() - began
         when = tables[0].column(self._context.contract.event_time).combine_chunks().cast(pa.int64())
         late = self._watermark.pass_by(when.to_numpy(zero_copy_only=False))
@@ -198,12 +219,17 @@ class PartitionWriter:
         Raises:
             Fenced, StorageError: as for `write`.
         """
-        self._position = max(self._position, upto)
+        position = max(self._position, upto)
         for ledger in self._ledgers:
             # Not up to the foremost mark: after an interruption it is ahead of what the others have been given.
-            if (ledger.mark or 0) < self._position:
-                ledger.append(None, self._position)
-        self.mark = self._lowest()
+            if (ledger.mark or 0) < position:
+                ledger.append(None, position)
+        self._stand(position)
+
+    def _stand(self, position: int) -> None:
+        before, self._position, self.mark = self.mark, position, self._lowest()
+        if self.mark > before or self.mark == position:
+            self._level = time.monotonic()
 
     def _landed_rows(self, decision: Decision, checked: Checked, offsets: Index) -> pa.Table:
         rows, index = checked.rows, checked.index

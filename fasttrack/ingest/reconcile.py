@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 
 import numpy as np
 import pyarrow.compute as pc
@@ -13,6 +15,7 @@ from fasttrack.errors import NotFoundError
 from fasttrack.ingest.broker import Broker, Topic
 from fasttrack.ingest.deadletters import replayed
 from fasttrack.ingest.holes import Offsets, present, runs
+from fasttrack.ingest.marks import marks
 from fasttrack.ingest.spans import Stretch, named, spans
 from fasttrack.lake.tables import dead_letters_path, duplicates_path, raw_path, read
 from fasttrack.settings import Settings
@@ -39,7 +42,8 @@ class Counts:
     Attributes:
         produced: messages that the topic holds.
         landed, duplicates, dead_lettered: how many of them each table records.
-        missing: how many are in none (the events of `gaps`).
+        missing: how many are in none although the lake is past them (the events of `gaps`).
+        waiting: how many are in none as no drain has come to them yet.
         repeated: how many records there are too many.
         holes: offsets at which Kafka itself holds no message (compaction, transactions); not counted as produced.
     """
@@ -49,6 +53,7 @@ class Counts:
     duplicates: int = 0
     dead_lettered: int = 0
     missing: int = 0
+    waiting: int = 0
     repeated: int = 0
     holes: int = 0
 
@@ -56,7 +61,7 @@ class Counts:
     def balanced(self) -> bool:
         """Whether produced = landed + duplicates + dead-lettered, offset by offset."""
         sums = self.produced == self.landed + self.duplicates + self.dead_lettered
-        return sums and not self.missing and not self.repeated
+        return sums and not self.missing and not self.waiting and not self.repeated
 
 
 @dataclass
@@ -83,7 +88,7 @@ class Reconciliation:
     Attributes:
         streams: counts by stream.
         total: their sum.
-        gaps: runs of offsets that are in no table (the first 20).
+        gaps: runs of offsets that are in no table although the lake is past them (the first 20).
         repeats: runs of offsets that are recorded more than once (the first 20).
         offsets: for each topic, the ``[first, end)`` of each partition that was compared.
         replays: by stream, what became of dead letters that were sent again.
@@ -103,7 +108,11 @@ class Reconciliation:
 
 
 def reconcile(
-    usecase: UseCase, settings: Settings, streams: Sequence[str] = (), stretches: Sequence[Stretch] = ()
+    usecase: UseCase,
+    settings: Settings,
+    streams: Sequence[str] = (),
+    stretches: Sequence[Stretch] = (),
+    drained: bool = False,
 ) -> Reconciliation:
     """Compare every offset that the topics hold now with the lake.
 
@@ -115,6 +124,7 @@ def reconcile(
         settings: needs `kafka` and `lake`.
         streams: only these.
         stretches: only these offsets.
+        drained: only what the lake had come to when this began: producers go on while a pipeline runs.
 
     Raises:
         ConfigurationError: a stretch reaches beyond what its topic holds.
@@ -126,11 +136,22 @@ def reconcile(
     broker = Broker(settings.require("kafka"))
     broker.greet()
     topics = broker.require([usecase.topic(name) for name in chosen])
-    found = Reconciliation(offsets=spans(usecase, topics, broker.offsets(topics), stretches))
-    for name in chosen:
-        topic = topics[usecase.topic(name)]
+    held = broker.offsets(topics)
+    by_stream = {name: topics[usecase.topic(name)] for name in chosen}
+    lowest = {
+        (name, p): held[topic.name, p].earliest for name, topic in by_stream.items() for p in range(topic.partitions)
+    }
+    # Before the rows are read: what lands meanwhile is below no mark that is known here.
+    reached = marks(usecase, settings, broker.cluster_id(), by_stream, lowest)
+    found = Reconciliation(offsets=spans(usecase, topics, held, stretches))
+    for name, topic in by_stream.items():
         if topic.name in found.offsets:
-            found.streams[name] = _stream(broker, name, topic, recorded(usecase, settings, name, topic), found)
+            upto = [reached[name, p] for p in range(topic.partitions)]
+            if drained:
+                pairs = zip(found.offsets[topic.name], upto, strict=True)
+                found.offsets[topic.name] = [(low, max(low, min(high, mark))) for (low, high), mark in pairs]
+            rows = recorded(usecase, settings, name, topic, found.offsets[topic.name])
+            found.streams[name] = _stream(broker, name, topic, rows, upto, found)
             found.replays[name] = _replays(usecase, settings, name)
     for counts in found.streams.values():
         for key, value in vars(counts).items():
@@ -138,8 +159,13 @@ def reconcile(
     return found
 
 
-def recorded(usecase: UseCase, settings: Settings, stream: str, topic: Topic) -> list[tuple[Offsets, Offsets]]:
+def recorded(
+    usecase: UseCase, settings: Settings, stream: str, topic: Topic, spans: Sequence[tuple[int, int]] | None = None
+) -> list[tuple[Offsets, Offsets]]:
     """Partition and offset of every row of a topic, in the raw, duplicates and dead-letters tables.
+
+    Args:
+        spans: the ``[low, high)`` of each partition that is asked for; all if absent.
 
     Raises:
         StorageError: the lake can't be read.
@@ -151,20 +177,38 @@ def recorded(usecase: UseCase, settings: Settings, stream: str, topic: Topic) ->
     )
     found = []
     for path, topic_id, partition, offset in places:
+        mine = ds.field(topic_id) == topic.id
+        if spans is not None:
+            mine &= _within(partition, offset, spans)
         try:
-            rows = read(path, [partition, offset], ds.field(topic_id) == topic.id)
+            rows = read(path, [partition, offset], mine)
             found.append((rows.column(0).to_numpy().astype(np.int64), rows.column(1).to_numpy()))
         except NotFoundError:
             found.append((np.empty(0, np.int64), np.empty(0, np.int64)))
     return found
 
 
+def _within(partition: str, offset: str, spans: Sequence[tuple[int, int]]) -> ds.Expression:
+    """Rows within the spans; files whose statistics exclude them are not opened."""
+    parts = [
+        (ds.field(partition) == number) & (ds.field(offset) >= low) & (ds.field(offset) < high)
+        for number, (low, high) in enumerate(spans)
+        if low < high
+    ]
+    return reduce(or_, parts) if parts else ds.scalar(False)
+
+
 def _stream(
-    broker: Broker, name: str, topic: Topic, rows: list[tuple[Offsets, Offsets]], found: Reconciliation
+    broker: Broker,
+    name: str,
+    topic: Topic,
+    rows: list[tuple[Offsets, Offsets]],
+    reached: Sequence[int],
+    found: Reconciliation,
 ) -> Counts:
     counts = Counts()
     for partition, (low, high) in enumerate(found.offsets[topic.name]):
-        mine = [o[(p == partition) & (o >= low) & (o < high)] for p, o in rows]
+        mine = [o[p == partition] for p, o in rows]
         counts.landed += len(mine[0])
         counts.duplicates += len(mine[1])
         counts.dead_lettered += len(mine[2])
@@ -174,6 +218,8 @@ def _stream(
         missing = present(broker, topic.name, partition, absent)
         counts.produced += high - low - (len(absent) - len(missing))
         counts.holes += len(absent) - len(missing)
+        counts.waiting += int((missing >= reached[partition]).sum())
+        missing = missing[missing < reached[partition]]
         counts.missing += len(missing)
         counts.repeated += int((times - 1).clip(0).sum())
         for faults, bad in ((found.gaps, missing), (found.repeats, np.flatnonzero(times > 1) + low)):

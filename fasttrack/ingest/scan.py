@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -13,7 +13,7 @@ _SILENCE_SECONDS = 30.0
 _BATCH = 10_000
 
 
-def scan(broker: Broker, topic: str, partition: int, first: int, last: int) -> Iterator[Message]:
+def scan(broker: Broker, topic: str, partition: int, first: int, last: int) -> Generator[Message, None, None]:
     """The messages ``first <= offset <= last`` of a partition, in order; fewer where Kafka itself has holes.
 
     Args:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import closing
 from io import FileIO
 from typing import Any, cast
 
@@ -16,18 +17,19 @@ import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from fasttrack.errors import DataLossError, FastTrackError
-from fasttrack.ingest.broker import PASSING, Broker, client_settings
+from fasttrack.ingest.broker import PASSING, Broker
 from fasttrack.ingest.buffer import Buffer
 from fasttrack.ingest.job import Job, failure
-from fasttrack.ingest.marker import fetch
+from fasttrack.ingest.member import member
 from fasttrack.ingest.partition import PartitionWriter, StreamContext
+from fasttrack.ingest.scan import scan
 from fasttrack.lake.append import Fenced
+from fasttrack.lake.storage import riding_out
 from fasttrack.progress import note
 
 _FETCH = 20_000
 _POLL_SECONDS = 0.1
 _BUFFER_BYTES = 64 * 2**20
-_HEARTBEAT_SECONDS = 0.5
 
 # Passing troubles: the client goes on by itself.
 _PASSING = PASSING | {KafkaError._PARTITION_EOF, KafkaError._MAX_POLL_EXCEEDED}
@@ -53,22 +55,7 @@ class Worker:
         self.stop = threading.Event()
         #: Set when the parent is gone: leave at once.
         self.orphaned = threading.Event()
-        self._consumer = Consumer(
-            client_settings(job.settings.require("kafka"))
-            | {
-                "group.id": job.group,
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": int(job.session_seconds * 1000),
-                "heartbeat.interval.ms": int(_HEARTBEAT_SECONDS * 1000),
-                "max.partition.fetch.bytes": 4 * 2**20,
-                "queued.max.messages.kbytes": 32 * 2**10,
-                "queued.min.messages": 100_000,
-                "fetch.wait.max.ms": 50,
-                "enable.partition.eof": True,
-            }
-        )
+        self._consumer = member(job)
 
     def run(self) -> None:
         """Drain until told to stop.
@@ -76,7 +63,7 @@ class Worker:
         Raises:
             DataLossError: offsets that the lake still needs are gone, or a topic was deleted meanwhile.
             StorageError: the lake can't be written; nothing is lost.
-            UnavailableError: broker or registry do not answer.
+            UnavailableError: broker, registry or object store do not answer.
         """
         subscribed = list(self._streams)
         self._consumer.subscribe(subscribed, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
@@ -119,8 +106,13 @@ class Worker:
         buffer = self._buffers.get(at)
         if buffer is None or buffer.end is None or not buffer.next < buffer.end <= offset:
             return
-        if not fetch(self._broker, *at, buffer.next, buffer.end):
+        if not self._holds(at, buffer.next, buffer.end):
             buffer.next = buffer.end
+
+    def _holds(self, at: tuple[str, int], low: int, high: int) -> bool:
+        """Whether Kafka has a message among ``low <= offset < high``."""
+        with closing(scan(self._broker, *at, low, high - 1)) as messages:
+            return next(messages, None) is not None
 
     def _add(self, at: tuple[str, int], messages: list[Message]) -> None:
         buffer = self._buffers.get(at)
@@ -128,7 +120,7 @@ class Worker:
             messages = messages[broken:]
             upto: Any = messages[0].offset()
             # Ask Kafka itself: compaction and transactions leave holes, anything else must be read again.
-            if len(fetch(self._broker, *at, buffer.next, upto + 1)) > 1:
+            if self._holds(at, buffer.next, upto):
                 self._seek(at, buffer.next)
                 return
             buffer.next = upto
@@ -169,6 +161,8 @@ class Worker:
     def _commit_due(self) -> None:
         for at in [at for at, buffer in self._buffers.items() if buffer.due(self._job.batch_events)]:
             self._commit(at, last=self._buffers[at].done)
+        for at in [at for at, buffer in self._buffers.items() if not buffer.offsets and buffer.writer.overdue]:
+            self._settle(at)
         while sum(buffer.bytes for buffer in self._buffers.values()) > _BUFFER_BYTES:
             self._commit(max(self._buffers, key=lambda at: self._buffers[at].bytes), last=False)
 
@@ -205,7 +199,7 @@ class Worker:
             buffer.writer.settle(buffer.next if buffer.done else 0)
         except Fenced:
             # Somebody else has the partition already, and the marks with it.
-            if buffer.due(1):
+            if buffer.due(1) or buffer.writer.overdue:
                 self._resume(at)
 
     def _resume(self, at: tuple[str, int]) -> None:
@@ -227,7 +221,13 @@ class Worker:
         topic = self._job.topics[name]
         writer = PartitionWriter(self._contexts[name], self._job.cluster, topic, at[1])
         held = self._broker.holding(topic, at[1], writer.mark if writer.begun else None)
-        start = writer.mark if writer.begun else max(writer.mark, held.earliest)
+        if not writer.begun:
+            try:
+                writer.begin(held.earliest)
+            except Fenced:
+                # Another drain began it in this moment.
+                return self._open(at)
+        start = writer.mark
         ends = self._job.ends.get(name)
         self._buffers[at] = Buffer(writer, start, ends[at[1]] if ends else None)
         return start
@@ -284,6 +284,7 @@ def _listen(worker: Worker, orders: FileIO) -> None:
     (worker.stop if line else worker.orphaned).set()
 
 
+@riding_out()
 def main() -> int:
     """Read a job from stdin, drain, report on stdout; the exit code is the error's."""
     # Ctrl-C reaches the whole foreground group; the parent decides what it means.

@@ -4,32 +4,37 @@ The commit names a Delta app transaction (app id, offset). It is a compare-and-s
 that very handle is compared with what this writer believes, and the commit is made through the same handle. Delta
 refuses the commit if anybody committed for the same app id since the handle was loaded. Loading again between the
 comparison and the commit would let a writer that was paused (a zombie) write its rows a second time.
+
+An object store may answer late or never: a commit whose outcome is not known is looked up, then tried again. Should it
+arrive after all, it is refused, for its version is taken by then, or it is the commit.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from fasttrack.errors import ConflictError, StorageError
-from fasttrack.lake.durability import sync_commits, sync_file
+from fasttrack.errors import ConflictError, FastTrackError, UnavailableError
+from fasttrack.lake.commits import named
 from fasttrack.lake.failures import storage, storage_error
+from fasttrack.lake.newest import newest
+from fasttrack.lake.storage import patiently, remote, remove, sync_log, write_parquet
 from fasttrack.lake.tables import load
+from fasttrack.progress import note
 
 _COMMIT_ATTEMPTS = 6
+_FIRST_WAIT_SECONDS = 0.2
 _LOOKED_AT = 2000
 # Commits whose writers may have been killed before they synced them.
 _UNSYNCED = 100
@@ -52,6 +57,10 @@ class Ledger:
         self.app_id = app_id
         self._table: DeltaTable = load(path)
         self._stale = False
+        # Whether a commit was begun of which nobody can say yet that it will never be in the table.
+        self._pending = False
+        # The version before the present append's first commit, or an older one.
+        self._base = self._table.version()
         # All commits up to here are durable, whoever made them.
         self._synced = max(-1, self._table.version() - _UNSYNCED)
         #: The next offset that the table lacks; None before the first commit.
@@ -67,7 +76,33 @@ class Ledger:
             StorageError: the storage refused.
         """
         with storage(self.path):
-            return self._table.to_pyarrow_dataset().to_table(columns=list(columns), filter=where)
+            dataset = self._table.to_pyarrow_dataset()
+            return patiently(self.path, lambda: dataset.to_table(columns=list(columns), filter=where))
+
+    def batches(self, columns: Sequence[str], where: ds.Expression) -> Iterator[pa.RecordBatch]:
+        """As `rows`, piece by piece, for what may be larger than memory.
+
+        Raises:
+            StorageError: the storage refused.
+        """
+        with storage(self.path):
+            dataset = self._table.to_pyarrow_dataset()
+            if not remote(self.path):
+                yield from dataset.to_batches(columns=list(columns), filter=where)
+                return
+            # Whole files, so that one can be read again when its answer breaks off.
+            for part in dataset.get_fragments(filter=where):
+                read = partial(part.to_table, columns=list(columns), filter=where)
+                yield from patiently(self.path, read).to_batches()
+
+    def newest(self, column: str, where: ds.Expression) -> int | None:
+        """The greatest moment in a column of the rows that `rows` would give, in microseconds; None without any.
+
+        Raises:
+            StorageError: the storage refused.
+        """
+        with storage(self.path):
+            return patiently(self.path, lambda: newest(self._table, column, where))
 
     def append(self, rows: pa.Table | None, mark: int) -> int:
         """Commit `rows` and move the mark to `mark`, together; rows and mark are durable on return.
@@ -77,28 +112,41 @@ class Ledger:
 
         Raises:
             Fenced: another writer moved the mark meanwhile; nothing of this call is in the table.
-            StorageError: the storage refused; nothing of this call is in the table.
+            StorageError: the storage refused; nothing of this call is in the table, unless that can't be read any more.
+            UnavailableError: the object store does not answer; a new ledger sees whether this call is in the table.
         """
-        file = self._write(rows, mark) if rows is not None and rows.num_rows else None
-        actions: list[AddAction | RemoveAction] = [] if file is None or rows is None else [_add_action(file, rows)]
-        size = 0 if file is None else file.stat().st_size
+        name, size = self._write(rows, mark) if rows is not None and rows.num_rows else (None, 0)
+        actions: list[AddAction | RemoveAction] = []
+        if name is not None and rows is not None:
+            actions.append(_add_action(name, size, rows))
+        self._pending = False
+        self._base = self._table.version()
         try:
-            self._commit_surely(actions, mark, file)
-        except (Fenced, StorageError):
-            # The outcome is known by now: no commit names the file.
-            if file is not None:
-                file.unlink(missing_ok=True)
+            self._commit_surely(actions, mark, name)
+        except FastTrackError:
+            # Only a file that no commit can name any more.
+            if name is not None and not self._pending:
+                self._discard(name)
             raise
         self.mark = mark
         return size
 
-    def _commit_surely(self, actions: list[AddAction | RemoveAction], mark: int, file: Path | None) -> None:
+    def _discard(self, name: str) -> None:
+        try:
+            remove(self.path, name)
+        except OSError as error:
+            # Of no harm, and the error on its way is the one to tell.
+            note(f"{self.path}/{name}, which belongs to no commit, is left: {storage_error(error, self.path).what}")
+
+    def _commit_surely(self, actions: list[AddAction | RemoveAction], mark: int, name: str | None) -> None:
         for attempt in range(_COMMIT_ATTEMPTS):
             try:
                 return self._commit(actions, mark)
             except (DeltaError, OSError) as error:
-                if self._settled(mark, file, error, last=attempt == _COMMIT_ATTEMPTS - 1):
+                if self._settled(mark, name, error, last=attempt == _COMMIT_ATTEMPTS - 1):
                     return None
+            if remote(self.path):
+                time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _commit(self, actions: list[AddAction | RemoveAction], mark: int) -> None:
@@ -111,35 +159,41 @@ class Ledger:
         if found != self.mark:
             raise self._fenced(found)
         before = table.version()
+        self._pending = True
         table.create_write_transaction(
             actions,
             "append",
             table.schema(),
             commit_properties=CommitProperties(app_transactions=[Transaction(self.app_id, mark)]),
         )
-        self._sync(_newest(self.path, before))
+        self._synced = sync_log(self.path, self._synced, before)
 
-    def _sync(self, upto: int) -> None:
-        sync_commits(self.path, self._synced, upto)
-        self._synced = upto
-
-    def _settled(self, mark: int, file: Path | None, error: Exception, last: bool) -> bool:
+    def _settled(self, mark: int, name: str | None, error: Exception, last: bool) -> bool:
         """After a failed or unknown commit: True if it is in the table, False if it may be tried again."""
         self._table, self._stale = load(self.path), False
         found = self._table.transaction_version(self.app_id)
-        if found == mark and (file is None or self._names(file)):
+        if found == mark and (name is None or self._names(name)):
             with storage(self.path):
-                self._sync(self._table.version())
+                self._synced = sync_log(self.path, self._synced, self._table.version())
             return True
         if found != self.mark:
+            # A commit of ours that is on its way still is for a version that is taken; one that is in the table has
+            # been followed by another writer's.
+            self._pending = name is not None and self._names(name)
             raise self._fenced(found) from error
-        if last or not isinstance(error, CommitFailedError):
-            raise storage_error(error, self.path) from error
+        # What a disk does not show never comes; an object store may have yet to work on what it was sent.
+        self._pending = self._pending and remote(self.path)
+        told = storage_error(error, self.path)
+        if last or (not isinstance(error, CommitFailedError) and not isinstance(told, UnavailableError)):
+            raise told from error
         return False
 
-    def _names(self, file: Path) -> bool:
-        """Whether the table holds this very file: another writer may have moved the mark to the same offset."""
-        return any(uri.endswith(file.name) for uri in self._table.file_uris())
+    def _names(self, name: str) -> bool:
+        """Whether a commit names this very file: another writer may have moved the mark to the same offset.
+
+        The newest version need not have the file any more: a compaction may have replaced it since.
+        """
+        return named(self.path, name, self._base)
 
     def _fenced(self, found: int | None) -> Fenced:
         return Fenced(
@@ -148,19 +202,13 @@ class Ledger:
             fix="Nothing was written twice; the other writer goes on.",
         )
 
-    def _write(self, rows: pa.Table, mark: int) -> Path:
-        path = Path(self.path) / f"part-{mark:020d}-{uuid.uuid4().hex}.parquet"
-        dictionary = [name for name in rows.column_names if _repeats(rows.column(name))]
+    def _write(self, rows: pa.Table, mark: int) -> tuple[str, int]:
+        name = f"part-{mark:020d}-{uuid.uuid4().hex}.parquet"
+        dictionary = [column for column in rows.column_names if _repeats(rows.column(column))]
         try:
-            with path.open("wb") as file:
-                pq.write_table(rows, file, compression="zstd", compression_level=1, use_dictionary=dictionary)
-                file.flush()
-                os.fsync(file.fileno())
-            sync_file(path.parent)
+            return name, write_parquet(self.path, name, rows, dictionary)
         except (OSError, pa.ArrowException) as error:
-            path.unlink(missing_ok=True)
-            raise storage_error(error, str(path)) from error
-        return path
+            raise storage_error(error, f"{self.path}/{name}") from error
 
 
 def _repeats(column: pa.ChunkedArray) -> bool:
@@ -169,19 +217,8 @@ def _repeats(column: pa.ChunkedArray) -> bool:
     return len(head.unique()) * 2 <= len(head)
 
 
-def _newest(table: str, before: int) -> int:
-    """The version of the newest commit file above `before`; others may have committed between."""
-    log = Path(table) / "_delta_log"
-    version = before
-    while (log / f"{version + 1:020d}.json").exists():
-        version += 1
-    return version
-
-
-def _add_action(file: Path, rows: pa.Table) -> AddAction:
-    return AddAction(
-        file.name, file.stat().st_size, {}, int(time.time() * 1000), True, json.dumps(statistics(rows))
-    )  # fmt: skip
+def _add_action(name: str, size: int, rows: pa.Table) -> AddAction:
+    return AddAction(name, size, {}, int(time.time() * 1000), True, json.dumps(statistics(rows)))
 
 
 def statistics(rows: pa.Table) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import pyarrow.dataset as ds
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from fasttrack.errors import ConfigurationError, NotFoundError, StorageError
-from fasttrack.lake.durability import sync_folders, sync_names
+from fasttrack.errors import ConfigurationError, NotFoundError, StorageError, UnavailableError
 from fasttrack.lake.failures import storage, storage_error
 from fasttrack.lake.repair import repair
 from fasttrack.lake.schemas import MOMENT
+from fasttrack.lake.storage import exists, open_table, patiently, remote, storage_options, sync_table
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 
@@ -30,27 +30,48 @@ _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionD
 
 # The Delta library takes paths for URLs: these it refuses, or reads as other characters.
 _UNFIT = re.compile(r"[\[\]\\]|%[0-9A-Fa-f]{2}")
+_BUCKET = re.compile(r"s3://[^/:]+(/[^:]*)?")
 
 
 def root(settings: Settings, usecase: UseCase) -> str:
-    """The folder of a use case's tables.
+    """The folder, or the S3 prefix, of a use case's tables.
 
     Raises:
-        ConfigurationError: no lake is set, it is not a local folder, or its name can't be a table's.
+        ConfigurationError: no lake is set, it is of another kind, or its name can't be a table's.
     """
     lake = settings.require("lake").removeprefix("file://")
-    if "://" in lake:
+    if remote(lake):
+        place = f"{lake.rstrip('/')}/{usecase.name}"
+        wrong = not _BUCKET.fullmatch(lake)
+    else:
+        place = str(Path(lake).expanduser().absolute() / usecase.name)
+        wrong = "://" in lake
+    if wrong:
         raise ConfigurationError(
-            "only a lake in a local (or mounted) folder is supported.", where=f"FASTTRACK_LAKE={lake}",
-            fix="Give the path of a folder.",
+            "a lake is a local (or mounted) folder, or in S3.", where=f"FASTTRACK_LAKE={lake}",
+            fix="Give the path of a folder, or s3://bucket/prefix.",
         )  # fmt: skip
-    folder = str(Path(lake).expanduser().absolute() / usecase.name)
-    if found := _UNFIT.search(folder):
+    if found := _UNFIT.search(place):
         raise ConfigurationError(
             f"a folder with {found.group()!r} in its path can't hold Delta tables.", where=f"FASTTRACK_LAKE={lake}",
             fix="Choose a folder without brackets, backslashes and percent codes.",
         )  # fmt: skip
-    return folder
+    return place
+
+
+def folder(settings: Settings, usecase: UseCase, who: str) -> str:
+    """`root`, for `who` can work with a folder only.
+
+    Raises:
+        ConfigurationError: the lake is in an object store, or as for `root`.
+    """
+    place = root(settings, usecase)
+    if remote(place):
+        raise ConfigurationError(
+            f"{who} a lake in a folder, this one is in an object store.", where=f"FASTTRACK_LAKE={settings.lake}",
+            fix="Mount the bucket or copy the tables to a folder, and give that folder's path to this step.",
+        )  # fmt: skip
+    return place
 
 
 def raw_path(settings: Settings, usecase: UseCase, stream: str) -> str:
@@ -74,8 +95,12 @@ def duplicates_path(settings: Settings, usecase: UseCase) -> str:
 
 
 def features_path(settings: Settings, usecase: UseCase, fingerprint: str) -> str:
-    """The folder of one build of the feature table."""
-    return f"{root(settings, usecase)}/features/{fingerprint}"
+    """The folder of one build of the feature table.
+
+    Raises:
+        ConfigurationError: the lake is in an object store.
+    """
+    return f"{folder(settings, usecase, 'features and training need')}/features/{fingerprint}"
 
 
 def load(path: str, version: int | None = None) -> DeltaTable:
@@ -84,18 +109,22 @@ def load(path: str, version: int | None = None) -> DeltaTable:
     Raises:
         NotFoundError: there is no table.
         StorageError: it can't be read.
+        UnavailableError: the object store does not answer.
     """
     wait = _FIRST_WAIT_SECONDS
     for attempt in range(_ATTEMPTS):
         try:
-            return DeltaTable(path, version=version)
+            return open_table(path, version)
         except TableNotFoundError as error:
             raise NotFoundError(
                 "there is no table yet.", where=path, fix="Run `fasttrack run` or drain first."
             ) from error
         except (DeltaError, OSError) as error:
-            if attempt == _ATTEMPTS - 1:
-                raise storage_error(error, path) from error
+            told = storage_error(error, path)
+            # An object store has been asked for long enough already, and what it refuses stays refused.
+            final = remote(path) and (isinstance(error, OSError) or isinstance(told, UnavailableError))
+            if attempt == _ATTEMPTS - 1 or final:
+                raise told from error
         time.sleep(wait)
         wait *= 2
     raise AssertionError("unreachable: the last attempt returns or raises")
@@ -108,18 +137,18 @@ def ensure(path: str, schema: pa.Schema) -> None:
         StorageError: the disk refused, or a column's type differs from the contract's.
     """
     with storage(path):
-        repair(path)
-        existed = DeltaTable.is_deltatable(path)
+        if not remote(path):
+            repair(path)
+        existed = exists(path)
         if not existed:
+            options = storage_options(path)
             try:
-                DeltaTable.create(path, schema, mode="ignore", configuration=_CONFIGURATION)
-            except DeltaError:
+                DeltaTable.create(path, schema, mode="ignore", configuration=_CONFIGURATION, storage_options=options)
+            except (DeltaError, OSError):
                 # Perhaps somebody created it at the same moment; otherwise this is the reason why it can't be.
-                if not DeltaTable.is_deltatable(path):
+                if not exists(path):
                     raise
-            sync_folders(path)
-        else:
-            sync_names(path)
+        sync_table(path, made=not existed)
     if existed:
         _evolve(path, schema)
 
@@ -152,7 +181,8 @@ def read(
     """
     table = load(path, version)
     with storage(path):
-        return table.to_pyarrow_dataset().to_table(columns=None if columns is None else list(columns), filter=where)
+        dataset, chosen = table.to_pyarrow_dataset(), None if columns is None else list(columns)
+        return patiently(path, lambda: dataset.to_table(columns=chosen, filter=where))
 
 
 def read_raw(

@@ -20,7 +20,7 @@ class Checked:
 
 
 def validate(usecase: str, run_id: str, lake: str) -> Checked:
-    """Reconcile topics and lake offset by offset, and check the tables.
+    """Reconcile topics and lake offset by offset, up to where the lake is, and check the tables.
 
     Args:
         usecase: the use case as YAML text.
@@ -32,7 +32,7 @@ def validate(usecase: str, run_id: str, lake: str) -> Checked:
         DataQualityError: more dead letters than the use case allows.
     """
     with step("validate", usecase, run_id) as at:
-        found = reconcile(at.usecase, at.settings)
+        found = reconcile(at.usecase, at.settings, drained=True)
         at.record.update(lake=lake, reconciliation=_plain(found))
         if not found.balanced:
             raise _unbalanced(found)

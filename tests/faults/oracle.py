@@ -52,37 +52,46 @@ class Verdict:
         return Verdict(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
-def judge(load: Load, kafka: str, lake: str, topics: dict[str, str]) -> Verdict:
+def judge(load: Load, kafka: str, lake: str, topics: dict[str, str], options: dict[str, str] | None = None) -> Verdict:
     """Compare all that the topics hold with the tables.
 
     Args:
         load: what was produced.
         kafka: the broker.
-        lake: the lake's folder.
+        lake: the lake's folder or URI.
         topics: the id of each stream's topic.
+        options: what deltalake needs to read the lake.
 
     Raises:
         AssertionError: Kafka itself does not hold what was produced, so nothing can be said.
     """
     for stream, partition in load.partitions:
         _kafka_holds(load, kafka, stream, partition)
-    return compare(load, lake, topics, {at: len(messages.kinds) for at, messages in load.partitions.items()})
+    ends = {at: len(messages.kinds) for at, messages in load.partitions.items()}
+    return compare(load, lake, topics, ends, options)
 
 
-def compare(load: Load, lake: str, topics: dict[str, str], ends: dict[tuple[str, int], int]) -> Verdict:
+def compare(
+    load: Load,
+    lake: str,
+    topics: dict[str, str],
+    ends: dict[tuple[str, int], int],
+    options: dict[str, str] | None = None,
+) -> Verdict:
     """Compare the tables with what was produced, up to each partition's end.
 
     Args:
         load: what was produced.
-        lake: the lake's folder.
+        lake: the lake's folder or URI.
         topics: the id of each stream's topic.
         ends: the first offset of each partition that need not be in the lake.
+        options: what deltalake needs to read the lake.
     """
     root = f"{lake}/{load.usecase.name}"
-    shared = [DeltaTable(f"{root}/{name}").to_pyarrow_dataset() for name in ("duplicates", "dead_letters")]
+    shared = [_dataset(f"{root}/{name}", options) for name in ("duplicates", "dead_letters")]
     found = Verdict()
     for stream in load.usecase.streams:
-        raw = DeltaTable(f"{root}/raw/{stream}").to_pyarrow_dataset()
+        raw = _dataset(f"{root}/raw/{stream}", options)
         mine = ds.field("topic_id") == topics[stream]
         own, theirs = ds.field("_topic_id") == topics[stream], mine & (ds.field("stream") == stream)
         tables = [(raw, own, "_"), (shared[0], theirs, ""), (shared[1], theirs, "")]
@@ -99,6 +108,10 @@ def compare(load: Load, lake: str, topics: dict[str, str], ends: dict[tuple[str,
         # Whatever no partition and offset accounts for: past the end, of no partition, or under another stream.
         found.invented += rows - seen
     return found
+
+
+def _dataset(table: str, options: dict[str, str] | None) -> ds.Dataset:
+    return DeltaTable(table, storage_options=options).to_pyarrow_dataset()
 
 
 def _rows(dataset: ds.Dataset, mine: ds.Expression, prefix: str, partition: int, low: int, high: int) -> pa.Table:

@@ -32,6 +32,8 @@ from fasttrack.settings import Settings
 from tests.faults.load import Load, produce
 from tests.faults.oracle import Verdict, judge
 from tests.local_homes import running_platform
+from tests.object_store import BUCKET, ObjectStore
+from tests.relay import Road
 
 _ROOT = Path(__file__).parents[2]
 _PATIENCE_SECONDS = 180.0
@@ -132,11 +134,13 @@ class Bench:
     Args:
         rig: where.
         load: what.
-        lake: the folder of the tables.
+        lake: the folder of the tables, or a prefix of the rig's object store.
     """
 
-    def __init__(self, rig: Rig, load: Load, lake: Path) -> None:
+    def __init__(self, rig: Rig, load: Load, lake: Path | str) -> None:
         self.rig, self.load, self.lake = rig, load, lake
+        #: What deltalake needs to look into the lake.
+        self.options = rig.store.options() if rig.store and isinstance(lake, str) else None
         self.settings = replace(rig.settings, lake=str(lake))
         self.topics: dict[str, str] = {}
         self._groups = itertools.count()
@@ -203,15 +207,16 @@ class Bench:
             folder: another lake.
         """
         settings = replace(self.settings, lake=str(folder or self.lake))
+        environment = settings.to_environment() | (self.rig.environment if self.options else {})
         return self.rig.fork(
-            usecase=self.load.usecase.name, settings=settings.to_environment(), until=until, workers=workers,
+            usecase=self.load.usecase.name, settings=environment, until=until, workers=workers,
             group=group or f"{self.load.usecase.name}-{next(self._groups)}", batch_events=batch, record=record,
             file_bytes=file_bytes, steps=[vars(trip) for trip in trips],
         )  # fmt: skip
 
     def marks(self, *kinds: str) -> dict[tuple[str, int], int]:
         """For each partition the first offset that a table (of these kinds, default all) has not decided on."""
-        root = self.lake / self.load.usecase.name
+        root = f"{self.lake}/{self.load.usecase.name}"
         found = dict.fromkeys(self.load.partitions, 0)
         names = {stream: [f"raw/{stream}", "duplicates", "dead_letters"] for stream in self.topics}
         opened: dict[str, DeltaTable] = {}
@@ -221,9 +226,9 @@ class Bench:
             for name in wanted:
                 if name not in opened:
                     # Not `load`: what the product's code hides must not be hidden here. No table: nothing is done yet.
-                    if not DeltaTable.is_deltatable(str(root / name)):
+                    if not DeltaTable.is_deltatable(f"{root}/{name}", self.options):
                         return found
-                    opened[name] = DeltaTable(str(root / name))
+                    opened[name] = DeltaTable(f"{root}/{name}", storage_options=self.options)
             found[stream, partition] = min(opened[name].transaction_version(app) or 0 for name in wanted)
         return found
 
@@ -239,12 +244,13 @@ class Bench:
     def judge(self) -> Verdict:
         """Drain what is left, undisturbed, and judge everything."""
         self.drain(workers=2, batch=20_000).finish()
-        return judge(self.load, self.settings.kafka, str(self.lake), self.topics)
+        return judge(self.load, self.settings.kafka, str(self.lake), self.topics, self.options)
 
     def close(self) -> None:
         """Remove topics and lake."""
         self.delete_topics()
-        shutil.rmtree(self.lake)
+        if isinstance(self.lake, Path):
+            shutil.rmtree(self.lake)
 
 
 class Rig:
@@ -261,6 +267,9 @@ class Rig:
         self.settings: Settings = platform.settings()
         self.chance = random.Random(seed)
         self.cluster = Broker(self.settings.kafka).cluster_id()
+        #: Where lakes are, if not in folders; and what drains need to reach it, perhaps by a detour.
+        self.store: ObjectStore | None = None
+        self.environment: dict[str, str] = {}
         self._count = itertools.count()
         self._drains: list[Drain] = []
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -290,12 +299,23 @@ class Rig:
         return self._drains[-1]
 
     @contextmanager
+    def on(self, store: ObjectStore, way: Road | None = None) -> Iterator[None]:
+        """Within the block lakes are in an object store, which drains reach by a road."""
+        self.store, self.environment = store, store.environment(way)
+        try:
+            yield
+        finally:
+            self.store, self.environment = None, {}
+
+    @contextmanager
     def bench(self, events: int, *, lake: Path | None = None, **shares: float) -> Iterator[Bench]:
         """A new use case whose topics hold about so many messages; removed at the end unless something failed."""
         number = next(self._count)
         load = Load(f"shop-{number}-{self.chance.getrandbits(24):06x}", self.seed + number)
-        bench = Bench(self, load, lake or self.folder / f"lake-{number}")
-        bench.lake.mkdir(exist_ok=True)
+        home = f"s3://{BUCKET}/lake-{number}" if self.store else self.folder / f"lake-{number}"
+        bench = Bench(self, load, lake or home)
+        if isinstance(bench.lake, Path):
+            bench.lake.mkdir(exist_ok=True)
         bench.open()
         if events:
             bench.produce(events, **shares)

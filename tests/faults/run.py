@@ -11,6 +11,7 @@ from tests.faults.outcome import Outcome, table
 from tests.faults.rig import Rig, running_rig
 from tests.faults.scenarios.brokers import broker_kills, rebalances, registry_away
 from tests.faults.scenarios.kills import kills
+from tests.faults.scenarios.objectstore import object_store_away, object_store_kills
 from tests.faults.scenarios.payloads import malformed, redelivered, remade_topics
 from tests.faults.scenarios.storage import full_disks, power_cuts
 from tests.faults.scenarios.zombies import second_drains, zombies
@@ -30,6 +31,8 @@ SCENARIOS: dict[str, tuple[Scenario, int, int]] = {
     "second-drains": (second_drains, 50, 3),
     "remade-topics": (remade_topics, 30, 1),
     "registry-away": (registry_away, 30, 1),
+    "object-store-away": (object_store_away, 30, 1),
+    "object-store-kills": (object_store_kills, 60, 1),
 }
 SEED = 20130101
 

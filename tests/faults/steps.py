@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 
 from fasttrack.ingest.partition import PartitionWriter
 from fasttrack.ingest.worker import Worker
-from fasttrack.lake import append, tables
+from fasttrack.lake import append, storage, tables
 from fasttrack.lake.append import Ledger
 
 #: In a worker; in a parent only `PARENT`.
@@ -70,16 +70,17 @@ class Trap:
 
 def in_parent(trap: Trap) -> None:
     """Wrap what the parent does."""
-    _before(tables, "sync_folders", lambda *_: trap.reach(PARENT))
+    _before(tables, "sync_table", lambda _, made: trap.reach(PARENT) if made else None)
 
 
 def in_worker(trap: Trap) -> None:
     """Wrap what a worker does."""
     _before(PartitionWriter, "write", lambda *_: trap.reach(STEPS[0]))
-    _before(append.os, "fsync", lambda fd: _file_step(trap, fd))
+    _before(os, "fsync", lambda fd: _file_step(trap, fd))
+    _before(storage, "_put", lambda *_: trap.reach(STEPS[1]))
     _before(Ledger, "_commit", lambda *_: trap.reach(STEPS[2]))
     _before(DeltaTable, "create_write_transaction", lambda *_, **__: trap.reach(STEPS[3]))
-    _before(append, "sync_commits", lambda *_: trap.reach(STEPS[4]))
+    _before(append, "sync_log", lambda *_: trap.reach(STEPS[4]))
     _before(Ledger, "append", lambda ledger, *_: _table_step(trap, ledger))
     _before(Worker, "_show_lag", lambda *_: trap.reach(STEPS[7]))
     _after(PartitionWriter, "_index", lambda *_: trap.reach(STEPS[8]))

@@ -28,6 +28,7 @@ from tests.faults.rig import Rig, running_rig, wait_for
 from tests.faults.run import SEED
 from tests.faults.scenarios.brokers import broker_kills, rebalances, registry_away
 from tests.faults.scenarios.kills import kills
+from tests.faults.scenarios.objectstore import object_store_away, object_store_kills
 from tests.faults.scenarios.payloads import malformed, redelivered, remade_topics
 from tests.faults.scenarios.storage import full_disks, power_cuts
 from tests.faults.scenarios.zombies import second_drains, zombies
@@ -59,6 +60,8 @@ def rig() -> Iterator[Rig]:
         (second_drains, 2, 8_000),
         (remade_topics, 3, 12_000),
         (registry_away, 2, 8_000),
+        (object_store_away, 4, 4_000),
+        (object_store_kills, 12, 6_000),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
-from fasttrack.errors import ConfigurationError, NotFoundError
+from fasttrack.errors import ConfigurationError, DataLossError, NotFoundError
 from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.drain import drain
 from fasttrack.ingest.reconcile import reconcile
@@ -110,3 +111,44 @@ def test_a_range_is_proved_alone_and_held_against_the_topic(settings: Settings, 
             reconcile(shop, settings, stretches=[stretch])
     with pytest.raises(NotFoundError, match="no such stream"):
         reconcile(shop, settings, ["lost"])
+
+
+def test_what_no_drain_has_come_to_waits_and_is_not_lost(settings: Settings, shop: UseCase) -> None:
+    sender = Transactions(settings, shop)
+    assert reconcile(shop, settings).balanced
+    sender.commit(1, 2, 3)
+    before = reconcile(shop, settings)
+    assert (before.total.produced, before.total.waiting, before.total.missing) == (3, 3, 0)
+    assert not before.balanced and not before.gaps
+    drain(shop, settings, workers=1)
+    sender.commit(4, 5)
+    now = reconcile(shop, settings)
+    assert (now.total.produced, now.total.landed, now.total.waiting, now.balanced) == (5, 3, 2, False)
+    # A pipeline's proof ends where its drain did: producers go on.
+    proof = reconcile(shop, settings, drained=True)
+    assert (proof.total.produced, proof.total.landed, proof.total.waiting, proof.balanced) == (3, 3, 0, True)
+    assert proof.offsets[shop.topic("placed")] == [(0, 4)]
+    load(raw_path(settings, shop, "placed")).delete("_offset = 1")
+    assert reconcile(shop, settings, drained=True).total.missing == 1
+
+
+def test_a_topic_whose_beginning_was_deleted_is_drained_from_there(settings: Settings, shop: UseCase) -> None:
+    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    sender = Transactions(settings, shop)
+    sender.commit(*range(10))
+    deleted = TopicPartition(shop.topic("placed"), 0, 4)
+    admin.delete_records([deleted])[deleted].result(30)
+    assert drain(shop, settings, workers=1).streams["placed"].landed == 6
+    # Once it was begun, what Kafka deletes behind the drain is no loss either.
+    deleted = TopicPartition(shop.topic("placed"), 0, 11)
+    admin.delete_records([deleted])[deleted].result(30)
+    sender.commit(10, 11)
+    report = drain(shop, settings, workers=1)
+    assert (report.streams["placed"].landed, report.complete) == (2, True)
+    assert reconcile(shop, settings).balanced
+    # But what it has not come to is one.
+    sender.commit(12, 13)
+    deleted = TopicPartition(shop.topic("placed"), 0, 15)
+    admin.delete_records([deleted])[deleted].result(30)
+    with pytest.raises(DataLossError, match="the lake needs offset 14"):
+        drain(shop, settings, workers=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -131,6 +132,50 @@ def test_several_writers_at_once_lose_and_repeat_nothing(kinds: list[int], turns
                 places[who] = writers[who].mark
         log.feed(writers[0], places[0], len(kinds), True) if places[0] < len(kinds) else writers[0].settle()
         log.assert_exact()
+
+
+@pytest.mark.parametrize("kills", range(7))
+def test_a_partition_whose_beginning_kafka_deleted_is_begun_there_whenever_it_is_killed(kills: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        log = Partition(folder, [0, 1, 2, 3, 4, 5])
+        real, left = Ledger.append, [kills]
+
+        def mortal(self: Ledger, rows: object, mark: int) -> int:
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return real(self, rows, mark)
+
+        patch.setattr(Ledger, "append", mortal)
+        # Its first offset is 3, later 4: nothing needs what lies before.
+        with suppress(Killed):
+            writer = log.open()
+            writer.begin(3)
+            log.feed(writer, 3, 5, False)
+        left[0] = 99
+        writer = log.open()
+        if not writer.begun:
+            writer.begin(4)
+        assert writer.mark >= 3
+        log.feed(writer, writer.mark, 6, True)
+        landed = sorted(read(raw_path(log.settings, SHOP, "placed"), ["_offset"])["_offset"].to_pylist())
+        assert landed in ([3, 4, 5], [4, 5])
+        assert (3 in landed) == (kills >= 3)
+        assert log.open().mark == 6
+
+
+def test_no_table_stays_behind_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka may delete what a mark that lags would want to be read again."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Partition(folder, list(range(10)))
+        writer = log.open()
+        log.feed(writer, 0, 4, False)
+        # Nothing was a duplicate or dead, so two commits were saved.
+        assert (writer.mark, writer.overdue) == (0, False)
+        monkeypatch.setattr(partition_module, "_LAG_SECONDS", 0.0)
+        assert writer.overdue
+        log.feed(writer, 4, 6, False)
+        assert (writer.mark, writer.overdue, log.open().mark) == (6, False, 6)
 
 
 def test_a_writer_opened_while_another_commits_takes_no_event_for_its_own_copy(monkeypatch: pytest.MonkeyPatch) -> None:

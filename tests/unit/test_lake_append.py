@@ -15,7 +15,6 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from fasttrack.errors import ConfigurationError, NotFoundError, StorageError
-from fasttrack.lake import append as append_module
 from fasttrack.lake.append import Fenced, Ledger
 from fasttrack.lake.tables import ensure, load, raw_path, read
 from fasttrack.settings import Settings
@@ -108,6 +107,25 @@ def test_a_commit_with_an_unknown_outcome_is_looked_up_not_repeated(
     assert numbers(table) == [0, 1, 2]
 
 
+def test_the_file_of_a_commit_that_nobody_can_look_up_is_kept(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = DeltaTable.create_write_transaction
+
+    def lost_answer(self: DeltaTable, *args: Any, **options: Any) -> None:
+        real(self, *args, **options)
+        raise OSError("the connection was cut")
+
+    def unreadable(path: str) -> DeltaTable:
+        raise StorageError("the storage refused: it is gone.", where=path)
+
+    ledger = Ledger(table, APP)
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", lost_answer)
+    monkeypatch.setattr("fasttrack.lake.append.load", unreadable)
+    with pytest.raises(StorageError, match="it is gone"):
+        ledger.append(rows(0, 1), 2)
+    monkeypatch.undo()
+    assert (Ledger(table, APP).mark, numbers(table)) == (2, [0, 1])
+
+
 def test_a_conflict_that_is_nobodys_fault_is_tried_again(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real, tries = DeltaTable.create_write_transaction, []
 
@@ -142,7 +160,7 @@ def test_a_data_file_that_can_not_be_made_durable_is_not_committed(table: str, m
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     ledger = Ledger(table, APP)
-    monkeypatch.setattr(append_module.os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StorageError):
         ledger.append(rows(0), 1)
     monkeypatch.undo()

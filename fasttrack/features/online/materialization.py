@@ -29,7 +29,7 @@ from fasttrack.features.online.definitions import (
     views,
 )
 from fasttrack.features.plan import PREDICTION_TIME, TIMESTAMP, EntityPlan, Feed, field_definitions
-from fasttrack.lake.tables import raw_path, read, root
+from fasttrack.lake.tables import folder, raw_path, read
 from fasttrack.progress import track
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
@@ -66,12 +66,13 @@ def materialize(usecase: UseCase, settings: Settings, as_of: datetime | None = N
         as_of: the moment (aware); the largest prediction time in the lake by default.
 
     Raises:
+        ConfigurationError: the lake is in an object store.
         NotFoundError: the lake has no tables, or no prediction event.
         UnavailableError: Redis doesn't answer.
     """
+    registry = Path(folder(settings, usecase, "filling the online store needs")) / "online" / "registry.db"
     spine = _prediction_events(usecase, settings)
     moment = _default_moment(usecase, settings, spine) if as_of is None else to_microseconds(as_of)
-    registry = Path(root(settings, usecase)) / "online" / "registry.db"
     registry.parent.mkdir(parents=True, exist_ok=True)
     store = feature_store(usecase, settings, registry)
     asked = _current(usecase, spine, moment)
