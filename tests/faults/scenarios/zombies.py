@@ -15,7 +15,7 @@ _SAME_GROUP_EVERY = 50
 
 def zombies(rig: Rig, times: int, events: int) -> Outcome:
     """Make zombies, one or two at once, while others drain."""
-    outcome = Outcome("zombies")
+    outcome, due = Outcome("zombies"), 0
     with rig.bench(0) as bench:
         while outcome.times < times:
             bench.produce(max(_EVENTS, events // times))
@@ -31,8 +31,9 @@ def zombies(rig: Rig, times: int, events: int) -> Outcome:
             for drain in [other, *undead]:
                 drain.finish()
             outcome.times += len(undead)
-            if outcome.times % _SAME_GROUP_EVERY == 0:
+            if outcome.times >= due:
                 outcome.times += _within_a_group(bench)
+                due += _SAME_GROUP_EVERY
         outcome.judge(bench)
     return outcome.ended()
 
