@@ -27,13 +27,13 @@ _MODELS = "/mnt/models"
 
 @dataclass(frozen=True)
 class Canary:
-    """Another version that gets a share of the predictor's traffic.
+    """Another version beside the served one, in a Deployment and a Service ``<use case>-v<version>-predictor``.
 
     Attributes:
         version: the registry's version.
         digest: its package's digest.
         storage_uri: its package.
-        percent: share of the requests, 0 to 100; 0 deploys it in the dark.
+        percent: share of the requests, 0 to 100, as the object says; KServe 0.20.0 itself sends none there.
     """
 
     version: int
@@ -71,7 +71,7 @@ def inference_service(
         storage_uri: the package, ``pvc://CLAIM/PATH`` or an object store's.
         gpus: run the predictor on a GPU.
         scaling: how far pods may scale.
-        canary: another version that gets a share of the traffic.
+        canary: another version beside it.
         stopped: make the object without starting pods.
     """
     scaling = scaling or Scaling()

@@ -162,7 +162,12 @@ class Rig:
 
     @contextlib.contextmanager
     def child(self, what: str, run_id: str) -> Iterator[subprocess.Popen[str]]:
-        """A step (``train``, ``tune``) in a process of its own, with a pod of its own; killed if it is still there."""
+        """A step in a process of its own, with a pod of its own; killed if it is still there.
+
+        Args:
+            what: ``features``, ``train``, ``tune``, or ``publish``, which is of version 2.
+            run_id: name of its run.
+        """
         self.make_step_pod(f"step-{run_id}")
         source = self.folder / "usecase.yaml"
         source.write_text(canonical_text(self.usecase))

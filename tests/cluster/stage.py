@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fasttrack.kubeflow.cluster.kinds import Object
+from fasttrack.registry.records import ModelVersion
 
 T = Any
 
@@ -47,6 +48,21 @@ def write_model(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     document = {"best": {"auc": 0.7, "mae": 9.0}, "curve": [{"epoch": 1.0, "auc": 0.7, "mae": 9.0}], "train_rows": 9}
     (folder / "training.json").write_text(json.dumps(document))
+
+
+def write_answer(folder: Path, application: str, answer: Object) -> None:
+    """What a driver leaves, in the folder of its run."""
+    (folder / "launched").mkdir(exist_ok=True)
+    (folder / "launched" / f"{application}.json").write_text(json.dumps(answer))
+
+
+def model_version(number: int) -> ModelVersion:
+    """A version of the flights model, as the registry tells of it."""
+    made = ModelVersion.__new__(ModelVersion)
+    uri = f"/var/lib/fasttrack/packages/flights/v{number}"
+    for name, value in {"name": "flights", "version": number, "digest": f"sha256:{number:064d}", "uri": uri}.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 class Background:

@@ -73,6 +73,26 @@ def test_the_search_service_is_admitted(space: Kubectl, flights: UseCase, algori
     assert not refusals(space, name)
 
 
+def test_a_search_starts_as_many_trials_as_may_run_at_a_time(space: Kubectl, flights: UseCase) -> None:
+    # Katib asks the search service when its pod is ready: on a node of any kind.
+    made = search(space, flights, "started", early_stopping="none")
+    name, spec = made["metadata"]["name"], made["spec"]
+
+    def begun() -> list[Object]:
+        found = space.list("trials.kubeflow.org", f"{NAME}={name}")
+        return found if len(found) >= spec["parallelTrialCount"] else []
+
+    trials = until(begun, f"its trials; refused: {refusals(space, name)}", 150)
+    assert len(trials) <= spec["maxTrialCount"]
+    for trial in trials:
+        assert {each["name"] for each in trial["spec"]["parameterAssignments"]} == {
+            each["name"] for each in spec["parameters"]
+        }
+        job = until(lambda named=trial["metadata"]["name"]: space.get("trainjobs", named), "the trial's TrainJob", 60)
+        assert job["spec"]["runtimeRef"] == spec["trialTemplate"]["trialSpec"]["spec"]["runtimeRef"]
+    space("delete", "experiments.kubeflow.org", name, "--wait=false")
+
+
 def test_of_the_early_stopping_service_katib_can_not_be_told(space: Kubectl, flights: UseCase) -> None:
     made = search(space, flights, "stopping", early_stopping="medianstop")
     name = f"{made['metadata']['name']}-tpe"

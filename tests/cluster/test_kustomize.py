@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from fasttrack.kubeflow.compile import compile_usecase
+from fasttrack.kubeflow.compile import Options, compile_usecase
 from tests.cluster.conftest import KUSTOMIZE, OURS, OVERLAYS, ROOT, overlay_objects
 from tests.cluster.kubectl import Kubectl, Object, documents, until
+from tests.golden.refresh import CASES
 
 EVERYWHERE = "validatingadmissionpolicies,validatingadmissionpolicybindings,clusterroles,clusterrolebindings"
 
@@ -111,8 +115,89 @@ def test_one_image_set_in_an_overlay_reaches_every_kind(cluster: Kubectl, tmp_pa
     assert out.count(new) == made.count("IMAGE")
 
 
-def test_what_compile_writes_is_taken_without_a_warning(room: Kubectl, tmp_path: Path) -> None:
-    compile_usecase(ROOT / "examples/flights/usecase.yaml", tmp_path, namespace=room.namespace)
+def test_an_image_set_in_an_overlay_leaves_a_pipelines_version_as_it_is_named(cluster: Kubectl, tmp_path: Path) -> None:
+    compile_usecase(ROOT / "examples/flights/usecase.yaml", tmp_path)
+    images = [{"name": "fasttrack/train", "newName": "registry.example.com/team/train", "newTag": "9.9.9"}]
+    base = os.path.relpath(KUSTOMIZE / "base", tmp_path.resolve())
+    text = yaml.safe_dump({"resources": [base, "pipeline.yaml"], "images": images})
+    (tmp_path / "kustomization.yaml").write_text(text)
+    out = yaml.safe_load_all(cluster("kustomize", str(tmp_path)))
+    (version,) = (each for each in out if each["kind"] == "PipelineVersion")
+    assert version in list(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text()))
+
+
+# What of Strimzi's release matters here: where its account is, and where its bindings think it is.
+STRIMZI = """\
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: strimzi-cluster-operator}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: strimzi-cluster-operator-watched}
+subjects: [{kind: ServiceAccount, name: strimzi-cluster-operator, namespace: myproject}]
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: strimzi-cluster-operator-watched}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: strimzi-cluster-operator}
+subjects: [{kind: ServiceAccount, name: strimzi-cluster-operator, namespace: myproject}]
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: strimzi-cluster-operator-global}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: strimzi-cluster-operator}
+spec:
+  selector: {matchLabels: {name: strimzi-cluster-operator}}
+  template:
+    metadata: {labels: {name: strimzi-cluster-operator}}
+    spec:
+      serviceAccountName: strimzi-cluster-operator
+      containers:
+        - name: strimzi-cluster-operator
+          image: quay.io/strimzi/operator:1.2.0
+          env: [{name: STRIMZI_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}]
+"""
+
+
+def test_strimzis_account_is_bound_where_it_is(cluster: Kubectl, tmp_path: Path) -> None:
+    folder = shutil.copytree(KUSTOMIZE / "platform/strimzi", tmp_path / "strimzi")
+    made = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    (release,) = (each for each in made["resources"] if each.startswith("https://"))
+    made["resources"][made["resources"].index(release)] = "release.yaml"
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(made))
+    (folder / "release.yaml").write_text(STRIMZI)
+    out = list(yaml.safe_load_all(cluster("kustomize", str(folder))))
+    (account,) = (each["metadata"] for each in out if each["kind"] == "ServiceAccount")
+    subjects = [subject for each in out for subject in each.get("subjects", ())]
+    bound = {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
+    assert subjects == [bound] * 5
+    assert account["namespace"] in [each["metadata"]["name"] for each in out if each["kind"] == "Namespace"]
+    (deployment,) = (each for each in out if each["kind"] == "Deployment")
+    environment = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "STRIMZI_NAMESPACE", "value": "*"} in environment
+
+
+@pytest.fixture
+def beside(cluster: Kubectl) -> Iterator[dict[str, str]]:
+    """Namespaces beside the room's: of Kafka, and of the graph."""
+    names = {part: f"test-{part}-{uuid.uuid4().hex[:8]}" for part in ("streaming", "open")}
+    cluster.apply(*({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in names.values()))
+    try:
+        yield names
+    finally:
+        cluster.run("delete", "namespace", *names.values(), "--ignore-not-found", "--wait=false")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_compile_writes_is_taken_without_a_warning(
+    room: Kubectl, beside: dict[str, str], tmp_path: Path, case: str
+) -> None:
+    path, options = CASES[case]
+    chosen = replace(
+        options.get("options") or Options(), kafka_namespace=beside["streaming"], graph_namespace=beside["open"]
+    )
+    compile_usecase(ROOT / path, tmp_path, **{**options, "namespace": room.namespace, "options": chosen})
     done = Kubectl().run("apply", "--server-side", "--dry-run=server", "--filename", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) >= len(list(tmp_path.glob("*.yaml")))

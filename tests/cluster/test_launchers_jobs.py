@@ -24,10 +24,9 @@ from fasttrack.kubeflow.cluster.kinds import (
 )
 from fasttrack.kubeflow.compiled import compiled_objects
 from fasttrack.kubeflow.launchers import publish, spark, tune
-from fasttrack.registry.records import ModelVersion
 from fasttrack.usecase import UseCase, load
 from tests.cluster.launcher_rig import Rig, rig
-from tests.cluster.stage import Background, until
+from tests.cluster.stage import Background, model_version, until, write_answer
 
 USECASE = Path(__file__).parents[2] / "examples/flights/usecase.yaml"
 TRIALS = 2
@@ -65,12 +64,10 @@ def test_a_feature_job_brings_back_its_drivers_answer(room: Rig, good: bool) -> 
     call = Background(lambda: spark.features(room.place(features=240.0), at, {"flights": 3}))
     pod, _ = driver(room)
     name = room.cluster.list(SPARK_APPLICATION, room.namespace)[0]["metadata"]["name"]
-    answer = at.folder / "launched" / f"{name}.json"
-    answer.parent.mkdir()
     table = {"path": "/lake/t", "fingerprint": "ab", "rows": 3, "reused": False}
     error = {"error_type": "DataQualityError", "what": "too much is missing.", "where": "column seats", "fix": None}
     found = {"table": table, "quality": {}, "online": {}}
-    answer.write_text(json.dumps(found if good else {"error": error}))
+    write_answer(at.folder, name, found if good else {"error": error})
     room.end(pod, 0 if good else 7)
     if good:
         assert call.join(120) == found
@@ -80,26 +77,18 @@ def test_a_feature_job_brings_back_its_drivers_answer(room: Rig, good: bool) -> 
     room.wait_clean(60)
 
 
-def model(version: int) -> ModelVersion:
-    made = ModelVersion.__new__(ModelVersion)
-    uri = f"/var/lib/fasttrack/packages/flights/v{version}"
-    for name, value in {"name": "flights", "version": version, "digest": f"sha256:{version:064d}", "uri": uri}.items():
-        object.__setattr__(made, name, value)
-    return made
-
-
 def test_a_version_is_served_once_and_put_back_if_the_next_one_does_not_come_up(room: Rig) -> None:
     text = USECASE.read_text()
     at = room.step("publish", "one")
-    urls = publish.serve(room.place(publish=90.0), at, model(1), text)
+    urls = publish.serve(room.place(publish=90.0), at, model_version(1), text)
     assert urls["transformer_url"] == f"http://flights-predictor.{room.namespace}.svc.cluster.local"
     assert at.record["reused"] is False
-    publish.serve(room.place(publish=90.0), at, model(1), text)
+    publish.serve(room.place(publish=90.0), at, model_version(1), text)
     assert at.record["reused"] is True
     empty = room.fill(len(room.pods("")))
     try:
         with pytest.raises(UnavailableError, match="quota exceeded"):
-            publish.serve(room.place(publish=8.0), at, model(2), text)
+            publish.serve(room.place(publish=8.0), at, model_version(2), text)
     finally:
         empty()
     served = room.cluster.list(INFERENCE_SERVICE, room.namespace)[0]
@@ -130,11 +119,11 @@ def test_the_compiled_service_gets_its_first_version_whatever_else_of_the_use_ca
     }
     room.cluster.apply(event)
     at = room.step("publish", "first")
-    publish.serve(room.place(publish=90.0), at, model(1), USECASE.read_text())
+    publish.serve(room.place(publish=90.0), at, model_version(1), USECASE.read_text())
     served = room.cluster.find(INFERENCE_SERVICE, "flights", room.namespace)
     assert served is not None and served["metadata"]["generation"] > 1
     found = room.cluster.list(DEPLOYMENT, room.namespace, labels="serving.kserve.io/inferenceservice=flights")
-    assert len(found) == 2 and all(f"--digest={model(1).digest}" in str(each["spec"]) for each in found)
+    assert len(found) == 2 and all(f"--digest={model_version(1).digest}" in str(each["spec"]) for each in found)
     room.cluster.delete(INFERENCE_SERVICE, "flights", room.namespace, wait=60)
     room.wait_clean(60)
 

@@ -4,93 +4,29 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 
 from fasttrack.errors import ConfigurationError
-from fasttrack.kubeflow.experiment import experiment
-from fasttrack.kubeflow.inference import inference_service
-from fasttrack.kubeflow.names import usecase_object
-from fasttrack.kubeflow.spark import spark_application
-from fasttrack.kubeflow.trainjob import train_job
+from fasttrack.kubeflow.pods import GPU
+from fasttrack.kubeflow.spark import scheduled_spark_application
 from fasttrack.kubeflow.validation import check
-from fasttrack.usecase import UseCase, canonical_text
-from tests.cluster.conftest import KUSTOMIZE
+from fasttrack.usecase import UseCase
 from tests.cluster.kubectl import Kubectl, Object, Refused, until
-
-GPU = "nvidia.com/gpu"
-DIGEST = "sha256:" + "0" * 64
+from tests.cluster.made import Made, named, pods_of, refer
 
 
 @pytest.fixture(scope="module", autouse=True)
 def usecase_in_the_room(room: Kubectl, flights: UseCase) -> None:
     """What the objects refer to: the use case, and the runtime for GPUs."""
-    runtime = yaml.safe_load((KUSTOMIZE / "components/gpu/training-runtime.yaml").read_text())
-    runtime["metadata"]["namespace"] = room.namespace
-    usecase = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": usecase_object(flights)},
-        "data": {"usecase.yaml": canonical_text(flights)},
-    }
-    until(lambda: not room.apply(usecase, runtime), "what the objects refer to")
-
-
-class Made:
-    """One object of each kind, as the launchers make them."""
-
-    def __init__(self, flights: UseCase, namespace: str) -> None:
-        self.flights, self.namespace = flights, namespace
-
-    def training(self, name: str = "fit", *, gpus: bool = False) -> Object:
-        return train_job(
-            self.flights,
-            image="fasttrack/trainer:0.1.0",
-            namespace=self.namespace,
-            name=name,
-            features="/var/lib/fasttrack/lake/flights/features/1",
-            architecture="mlp",
-            parameters={"hidden": 64},
-            out="/var/lib/fasttrack/runs/1",
-            gpus=gpus,
-        )
-
-    def features(self) -> Object:
-        return spark_application(
-            self.flights, image="fasttrack/spark:0.1.0", namespace=self.namespace, name="flights-features"
-        )
-
-    def tuning(self) -> Object:
-        return experiment(self.flights, image="fasttrack/trainer:0.1.0", namespace=self.namespace)
-
-    def serving(self) -> Object:
-        return inference_service(
-            self.flights,
-            registry="",
-            namespace=self.namespace,
-            version=1,
-            digest=DIGEST,
-            storage_uri="pvc://fasttrack-data/packages/flights/sha256-0",
-        )
+    refer(room, flights)
 
 
 @pytest.fixture
 def made(room: Kubectl, flights: UseCase) -> Made:
     return Made(flights, room.namespace)
-
-
-def named(room: Kubectl, kind: str, name: str, seconds: float = 90) -> Object:
-    return until(lambda: room.get(kind, name), f"{kind}/{name}", seconds)
-
-
-def pods_of(room: Kubectl, labels: str, number: int) -> list[Object]:
-    def enough() -> list[Object]:
-        found = room.list("pods", labels)
-        return found if len(found) >= number else []
-
-    return until(enough, f"{number} pods with {labels}", 90)
 
 
 @pytest.mark.parametrize("gpus", [False, True])
@@ -145,34 +81,40 @@ def test_a_feature_job_is_submitted(room: Kubectl, made: Made) -> None:
     assert driver["spec"]["serviceAccountName"] == "fasttrack-spark"
 
 
-def test_a_search_starts_trials(room: Kubectl, made: Made) -> None:
-    search = made.tuning()
-    name = search["metadata"]["name"]
-    assert not room.apply(search)
-    suggestion = named(room, "suggestions.kubeflow.org", name)
-    assert suggestion["spec"]["algorithm"]["algorithmName"] == search["spec"]["algorithm"]["algorithmName"]
-    created = until(lambda: (room.get("experiments.kubeflow.org", name) or {}).get("status"), "Katib takes it", 60)
-    assert created["conditions"][0]["type"] == "Created"
+@pytest.fixture
+def every_minute(room: Kubectl, flights: UseCase) -> Iterator[str]:
+    """The scheduled job, due each minute; its name. Put to rest at the end."""
+    job = scheduled_spark_application(
+        flights, image="fasttrack/spark:0.1.0", namespace=room.namespace, schedule="* * * * *"
+    )
+    assert not room.apply(job)
+    name: str = job["metadata"]["name"]
+    try:
+        yield name
+    finally:
+        room.run("delete", "scheduledsparkapplications", name, "--ignore-not-found", "--timeout=60s")
 
 
-def test_a_service_becomes_deployments_services_scalers_and_routes(room: Kubectl, made: Made) -> None:
-    service = made.serving()
-    name = service["metadata"]["name"]
-    assert not room.apply(service)
-    for component in ("predictor", "explainer"):
-        whole = f"{name}-{component}"
-        deployment = named(room, "deployments", whole)
-        labels = deployment["spec"]["template"]["metadata"]["labels"]
-        # What network policies and the mesh go by.
-        assert labels["serving.kserve.io/inferenceservice"] == name
-        assert labels["app.kubernetes.io/component"] == "serving"
-        named(room, "services", whole)
-        named(room, "hpa", whole)
-        # Pods are there: the namespace's `restricted` has admitted what KServe made of ours.
-        pods_of(room, f"serving.kserve.io/inferenceservice={name},component={component}", 1)
-    # KServe makes routes when the pods are ready: on simulated nodes at once, on others when they have our images.
-    for whole in (name, f"{name}-predictor", f"{name}-explainer"):
-        named(room, "httproutes.gateway.networking.k8s.io", whole)
+def test_a_scheduled_feature_job_starts_when_it_is_due(room: Kubectl, every_minute: str) -> None:
+    def children() -> list[Object]:
+        found = room.list("sparkapplications")
+        owners = [(each, owner) for each in found for owner in each["metadata"].get("ownerReferences", ())]
+        return [
+            each
+            for each, owner in owners
+            if (owner["kind"], owner["name"]) == ("ScheduledSparkApplication", every_minute)
+        ]
+
+    child = until(children, "the next minute's SparkApplication", 150)[0]
+    scheduled = room.get("scheduledsparkapplications", every_minute)
+    assert scheduled is not None
+    assert child["spec"]["mainApplicationFile"] == scheduled["spec"]["template"]["mainApplicationFile"]
+    status = until(
+        lambda: (room.get("scheduledsparkapplications", every_minute) or {}).get("status", {}).get("lastRunName"),
+        "the schedule tells of its run",
+        60,
+    )
+    assert status.startswith(every_minute)
 
 
 def wrong(made: Made) -> dict[str, Object]:

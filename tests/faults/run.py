@@ -40,7 +40,7 @@ SEED = 20130101
 def main() -> int:
     """Run the scenarios that were asked for; 0 if nothing is lost, twice, out of order or otherwise wrong."""
     parser = argparse.ArgumentParser(description="Disturbs the drain in every way, and judges what it made of the load")
-    parser.add_argument("--events", type=int, default=10_000_000, help="of the kills; the other scenarios have a share of it")
+    parser.add_argument("--events", type=int, default=10_000_000, help="of the kills; the others have a share of it")
     parser.add_argument("--only", help="comma-separated scenarios; default: all")
     parser.add_argument("--seed", type=int, default=SEED)
     for name, (_, times, _) in SCENARIOS.items():

@@ -1,4 +1,4 @@
-"""Where images stand in compiled objects: `kustomize edit set image` reaches each, or `compile --registry` alone does."""
+"""Where images stand in compiled objects: `kustomize edit set image` reaches them, or `compile --registry` alone."""
 
 from __future__ import annotations
 

@@ -193,7 +193,9 @@ def _warnings(place: Place, applied: Object) -> list[Object]:
 
 def _rolled_out(place: Place, name: str, marks: tuple[str, str]) -> bool:
     """Whether all pods are of this version: KServe calls a service ready while old pods still answer."""
-    found = place.cluster.list(DEPLOYMENT, place.namespace, labels=f"{_SERVICE}={name}")
+    every = place.cluster.list(DEPLOYMENT, place.namespace, labels=f"{_SERVICE}={name}")
+    # A canary's is of another version.
+    found = [each for each in every if each["metadata"]["name"] in (f"{name}-predictor", f"{name}-explainer")]
     return bool(found) and all(_is_new(deployment, marks) for deployment in found)
 
 
