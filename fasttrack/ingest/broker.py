@@ -36,7 +36,9 @@ PASSING = frozenset(
      KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, KafkaError._WAIT_COORD,
      KafkaError.OFFSET_NOT_AVAILABLE, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.FENCED_LEADER_EPOCH,
      KafkaError.KAFKA_STORAGE_ERROR, KafkaError.BROKER_NOT_AVAILABLE, KafkaError.UNKNOWN, KafkaError._UNKNOWN_TOPIC,
-     KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_BROKER, KafkaError._NODE_UPDATE, KafkaError._WAIT_CACHE}
+     KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_BROKER, KafkaError._NODE_UPDATE, KafkaError._WAIT_CACHE,
+     # What list_offsets says while partitions have no leader.
+     KafkaError._NOENT}
 )  # fmt: skip
 
 Answer = TypeVar("Answer")

@@ -19,6 +19,8 @@ def broker_kills(rig: Rig, times: int, events: int) -> Outcome:
     share = max(_EVENTS, events // times)
     with rig.bench(share) as bench:
         drain = bench.drain(workers=2, until="forever", batch=200)
+        # A drain that only just starts gives a broker that refuses it up soon, as nothing is under way.
+        bench.moves(0)
         for _ in range(times):
             done = bench.moves(bench.done() - 1)
             with bench.producing(share):
