@@ -158,7 +158,8 @@ def _numbers(name: str, datatype: str, dtype: np.dtype[Any], flat: list[Any], nu
         array = np.array(known) if known else np.empty(0, dtype)
     except (ValueError, OverflowError) as error:
         raise _unfit(name, datatype, None) from error
-    if known and array.dtype.kind not in _JSON_KINDS[dtype.kind]:
+    # Lists among the values make an array of more dimensions, or none of numbers: [[]] is one of no floats.
+    if known and (array.ndim != 1 or array.dtype.kind not in _JSON_KINDS[dtype.kind]):
         raise _unfit(
             name, datatype, next((v for v in flat if isinstance(v, (str, bool, type(None), list, dict))), None)
         )

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fasttrack.errors import FastTrackError, InvalidRequestError
@@ -150,6 +150,7 @@ _JSON = st.recursive(
 
 
 @settings(max_examples=400, deadline=None)
+@example({"name": "x", "datatype": "FP32", "shape": [2], "data": [None, []]})
 @given(
     st.fixed_dictionaries(
         {"name": st.just("x"), "datatype": st.sampled_from(["FP32", "INT64", "BYTES", "BOOL", "UINT8"]) | _JSON},
