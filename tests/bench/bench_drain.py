@@ -1,6 +1,6 @@
 """The drain against a consumer that only counts and against Spark's file sink: the same messages, one run.
 
-    python tests/bench/bench_drain.py [--events 2000000] [--workers 2] [--only json,avro] [--without-spark] [--profile]
+    python tests/bench/bench_drain.py [--events 2000000] [--workers 2] [--only json,avro] [--without-spark]
 
 Starts a platform of its own; prints a table, and one JSON object as the last line.
 """
