@@ -22,7 +22,7 @@ Note = Callable[..., None]
 def record(note: Note, lake: str) -> None:
     """Note every fsync that this process makes below `lake`, and every append that it took for durable."""
     fsync, append = os.fsync, Ledger.append
-    told: dict[str, set[int]] = {}
+    told: dict[str, set[tuple[str, int]]] = {}
 
     def noted(handle: int) -> None:
         fsync(handle)
@@ -34,10 +34,11 @@ def record(note: Note, lake: str) -> None:
             note("durable", file=path, ino=known.st_ino, size=known.st_size)
             return
         with os.scandir(path) as entries:
-            names = {entry.inode(): entry.name for entry in entries}
-        fresh = {ino: name for ino, name in names.items() if ino not in told.setdefault(path, set())}
-        told[path] |= set(fresh)
-        note("durable", folder=path, entries=[[name, ino] for ino, name in fresh.items()])
+            names = {(entry.name, entry.inode()) for entry in entries}
+        # By name and number: a disk gives a deleted file's number to the next one.
+        fresh = names - told.setdefault(path, set())
+        told[path] |= fresh
+        note("durable", folder=path, entries=sorted(fresh))
 
     def appended(ledger: Ledger, *args: Any) -> int:
         size = append(ledger, *args)

@@ -48,9 +48,10 @@ def drained(source: RestReader, seconds: float = 0.05) -> tuple[list[Record], Po
     """All that is new, and the position behind it, as Kafka keeps it."""
     records: list[Record] = []
     position: Position = source._position()
-    while batch := source.read(seconds):
-        records += batch.records
-        position = batch.position
+    while (batch := source.read(seconds)) is not None or source.waiting():
+        if batch is not None:
+            records += batch.records
+            position = batch.position
     return records, json.loads(json.dumps(position))
 
 

@@ -102,8 +102,8 @@ class RestReader:
         return None
 
     def waiting(self) -> bool:
-        """Whether the server has asked to come later."""
-        return self._put_off
+        """Whether the server has asked to come later, or a list was not read to its last page yet."""
+        return self._put_off or self._page is not None
 
     def broken(self) -> Mapping[str, str]:
         """Nothing: an answer that can't be read is asked for again."""
@@ -121,7 +121,7 @@ class RestReader:
         self._put_off, self._due = True, time.monotonic() + later.seconds
 
     def _ask(self) -> Batch | None:
-        """One page; None if it holds nothing new."""
+        """One page; None if it holds nothing new and the position is the one before."""
         assert self._answers is not None
         url, parameters = self._page or self._source.url, {}
         if self._source.cursor is not None and self._cursor is not None:
@@ -132,10 +132,10 @@ class RestReader:
             self._rest()
             return None
         records = self._new(self._list(answer))
-        last = self._turn(answer)
-        if last:
+        cursor = self._cursor
+        if self._turn(answer):
             self._rest()
-        return Batch(records, self._position()) if records or not last else None
+        return Batch(records, self._position()) if records or self._cursor != cursor else None
 
     def _rest(self) -> None:
         self._due = time.monotonic() + self._source.poll.total_seconds()
