@@ -1,42 +1,40 @@
 """The check of many messages at once, in columns.
 
-The messages' bytes are joined once and parsed as JSON lines by Arrow; limits are compared column by column. Whatever
-is not plainly good here (Arrow's parser is laxer than JSON in places, and says nothing of which row failed) goes to
-`rowcheck`, row by row, which decides. So the two can't disagree: this one only accepts, never refuses.
+The messages' bytes are joined. Those that are laid out as others before are read by `layout`; the rest is parsed as
+JSON lines by Arrow; limits are compared column by column. Whatever is not plainly good here (Arrow's parser is laxer
+than JSON in places, and says nothing of which row failed) goes to `rowcheck`, row by row, which decides. So they can't
+disagree: this one only accepts, never refuses.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from fasttrack.ingest.contracts import HEADER_BYTES, keyed_by_text
+from fasttrack.ingest.joined import Index, Joined, Mask
+from fasttrack.ingest.layout import Layout, learned, read
 from fasttrack.ingest.rowcheck import Rejected, Rejection, RowChecker
 from fasttrack.lake.schemas import event_schema
 from fasttrack.usecase.limits import limits, portable
 from fasttrack.usecase.streams import FieldContract, Stream
 
-_CHUNK = 8192
+# So many messages are looked at together that what is made of them stays in the processor's cache.
+_CHUNK, _CHUNK_BYTES = 16_384, 2**26
+# Layouts are remembered, and another one is learned when more than one message in so many has none of them.
+_LAYOUTS, _FEW = 4, 16
 _ROW = re.compile(r"in row ([0-9]+)")
 _SMALL = 48
-_ROOM = b" " * 8
-_HEADER, _BLANK = np.uint64(0xFFFFFFFFFF), np.uint64(0x2020202020)
-_SPACE, _NEWLINE, _BACKSLASH, _OPEN, _CLOSE = 0x20, 0x0A, 0x5C, 0x7B, 0x7D
 # Narrower than the contract's timestamps (years, days of the month): the rest is for the row check.
 _PLAIN_TIMESTAMP = r"^[12][0-9]{3}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?Z$"
-
-Bytes = npt.NDArray[np.uint8]
-Index = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,7 @@ class ColumnChecker:
         self._stream = stream
         self._schema = event_schema(stream)
         self._rows = RowChecker(stream)
+        self._layouts: list[Layout] = []
         self._keyed = keyed_by_text(stream)
         text = [field.with_type(pa.string()) if pa.types.is_timestamp(field.type) else field for field in self._schema]
         self._parse = arrow_json.ParseOptions(explicit_schema=pa.schema(text), unexpected_field_behavior="error")
@@ -69,68 +68,125 @@ class ColumnChecker:
         self, values: Sequence[bytes | None], keys: Sequence[bytes | None], schema_ids: Collection[int]
     ) -> Checked:
         """Decode and check a batch of messages; the arguments are as for `RowChecker.check`, one entry a message."""
-        batch = _Batch(values, frozenset(schema_ids), self._stream.max_bytes)
         parts: list[tuple[Index, pa.Table]] = []
-        for start in range(0, len(values), _CHUNK):
-            self._columns(batch, keys, start, min(start + _CHUNK, len(values)), parts)
-        doubtful = np.flatnonzero(batch.doubtful)
+        rejected: list[tuple[int, Rejection]] = []
+        # What has no value at all is refused as an empty one.
+        present = cast(Sequence[bytes], values)
+        try:
+            sizes = np.fromiter(map(len, present), np.int64, len(present))
+        except TypeError:
+            present = [value or b"" for value in values]
+            sizes = np.fromiter(map(len, present), np.int64, len(present))
+        for low, high in _chunks(sizes):
+            batch = Joined(present[low:high], sizes[low:high], frozenset(schema_ids), self._stream.max_bytes)
+            found = self._laid_out(batch, keys[low:high])
+            self._columns(batch, keys[low:high], 0, high - low, found)
+            accepted, refused = self._singly(values[low:high], keys[low:high], schema_ids, batch)
+            parts += [(positions + low, table) for positions, table in [*found, *accepted]]
+            rejected += [(at + low, rejection) for at, rejection in refused]
+        return self._together(parts, rejected)
+
+    def _singly(
+        self, values: Sequence[bytes | None], keys: Sequence[bytes | None], schema_ids: Collection[int], batch: Joined
+    ) -> tuple[list[tuple[Index, pa.Table]], list[tuple[int, Rejection]]]:
+        """Decide on the doubtful messages."""
         rejected: list[tuple[int, Rejection]] = []
         accepted: list[dict[str, Any]] = []
         positions: list[int] = []
-        for at in doubtful.tolist():
+        for at in np.flatnonzero(batch.doubtful).tolist():
             try:
                 accepted.append(self._rows.check(values[at], keys[at], schema_ids))
                 positions.append(at)
             except Rejected as error:
                 # Not the exception: its traceback would keep the whole batch in memory.
                 rejected.append((at, error.rejection))
-        if accepted:
-            parts.append((np.array(positions, np.int64), pa.Table.from_pylist(accepted, self._schema)))
-        return self._joined(parts, rejected, in_order=not accepted)
+        if not accepted:
+            return [], rejected
+        return [(np.array(positions, np.int64), pa.Table.from_pylist(accepted, self._schema))], rejected
 
-    def _joined(
-        self, parts: list[tuple[Index, pa.Table]], rejected: list[tuple[int, Rejection]], in_order: bool
-    ) -> Checked:
+    def _together(self, parts: list[tuple[Index, pa.Table]], rejected: list[tuple[int, Rejection]]) -> Checked:
         if not parts:
             return Checked(self._schema.empty_table(), np.empty(0, np.int64), rejected)
         rows = pa.concat_tables([table for _, table in parts])
         index = np.concatenate([positions for positions, _ in parts])
-        if not in_order:
+        if (index[1:] < index[:-1]).any():
             order = np.argsort(index, kind="stable")
             rows, index = rows.take(pa.array(order)), index[order]
         return Checked(rows, index, rejected)
 
+    def _laid_out(self, batch: Joined, keys: Sequence[bytes | None]) -> list[tuple[Index, pa.Table]]:
+        """Accept what is plainly good and has a layout that is known, or that most of what is left has."""
+        parts: list[tuple[Index, pa.Table]] = []
+        for layout in list(self._layouts):
+            self._read(layout, batch, keys, parts)
+        left = np.flatnonzero(batch.open)
+        if len(left) * _FEW > len(batch.open):
+            for at in left[[0, len(left) // 2, -1]].tolist():
+                text = bytes(batch.data[batch.starts[at] + HEADER_BYTES : batch.ends[at]])
+                fresh = learned(text, self._stream.fields)
+                if fresh is not None and fresh not in self._layouts:
+                    self._layouts = [fresh, *self._layouts][:_LAYOUTS]
+                    self._read(fresh, batch, keys, parts)
+                    break
+        return parts
+
+    def _read(
+        self, layout: Layout, batch: Joined, keys: Sequence[bytes | None], parts: list[tuple[Index, pa.Table]]
+    ) -> None:
+        wanted = np.flatnonzero(batch.open)
+        found = read(layout, batch, wanted, self._schema) if len(wanted) else None
+        if found is None:
+            return
+        rows, table = found
+        batch.open[rows] = False
+        self._accept(batch, keys, rows, table, parts)
+
     def _columns(
-        self, batch: _Batch, keys: Sequence[bytes | None], low: int, high: int, parts: list[tuple[Index, pa.Table]]
+        self, batch: Joined, keys: Sequence[bytes | None], low: int, high: int, parts: list[tuple[Index, pa.Table]]
     ) -> None:
         """Accept what is plainly good among ``[low, high)``; mark the rest as doubtful."""
-        wanted = np.flatnonzero(~batch.doubtful[low:high]) + low
+        wanted = np.flatnonzero(batch.open[low:high]) + low
+        if not len(wanted):
+            return
+        batch.check_braces()
+        wanted = np.flatnonzero(batch.open[low:high]) + low
         if not len(wanted):
             return
         try:
             table = self._typed(batch.text(low, high), len(wanted))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
             if high - low <= _SMALL:
-                batch.doubtful[low:high] = True
+                batch.doubt(wanted)
                 return
             # The parser often names the row that it stumbled over; a wrong hint costs time, nothing else.
             hint = _ROW.search(str(error))
             middle = (low + high) // 2
             if hint is not None and 0 < int(hint[1]) < len(wanted):
                 middle = int(wanted[int(hint[1])])
-                batch.doubtful[middle] = True
+                batch.doubt(wanted[int(hint[1]) : int(hint[1]) + 1])
             self._columns(batch, keys, low, middle, parts)
             self._columns(batch, keys, middle, high, parts)
             return
-        good = self._good(table, self._chosen(keys, low, high, wanted) if self._keyed else None)
+        self._accept(batch, keys, wanted, table, parts)
+
+    def _accept(
+        self,
+        batch: Joined,
+        keys: Sequence[bytes | None],
+        rows: Index,
+        table: pa.Table,
+        parts: list[tuple[Index, pa.Table]],
+    ) -> None:
+        """Take what is within the contract; the rest of the rows is doubtful."""
+        good = self._good(table, self._chosen(keys, rows) if self._keyed else None)
         if good is not None:
-            batch.doubtful[wanted[~good]] = True
-            table, wanted = table.filter(pa.array(good)), wanted[good]
-        parts.append((wanted, table))
+            batch.doubt(rows[~good])
+            table, rows = table.filter(pa.array(good)), rows[good]
+        parts.append((rows, table))
 
     @staticmethod
-    def _chosen(keys: Sequence[bytes | None], low: int, high: int, wanted: Index) -> Sequence[bytes | None]:
-        return keys[low:high] if len(wanted) == high - low else [keys[at] for at in wanted.tolist()]
+    def _chosen(keys: Sequence[bytes | None], rows: Index) -> Sequence[bytes | None]:
+        return keys if len(rows) == len(keys) else [keys[at] for at in rows.tolist()]
 
     def _typed(self, text: pa.Buffer, rows: int) -> pa.Table:
         options = arrow_json.ReadOptions(use_threads=False, block_size=max(text.size + 1, 1024))
@@ -166,6 +222,17 @@ class ColumnChecker:
             return None
         together = reduce(pc.and_, [pc.fill_null(mask, True) for mask in masks])
         return np.asarray(together.combine_chunks().to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def _chunks(sizes: Index) -> Iterator[tuple[int, int]]:
+    """Pieces of a batch, bounded in number and in size."""
+    low, count = 0, len(sizes)
+    while low < count:
+        high = min(low + _CHUNK, count)
+        fitting = int(np.searchsorted(np.cumsum(sizes[low:high]), _CHUNK_BYTES, side="right"))
+        high = min(high, low + max(1, fitting))
+        yield low, high
+        low = high
 
 
 def _all(mask: pa.ChunkedArray | pa.Array) -> bool:
@@ -204,88 +271,3 @@ def _matches(pattern: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     compiled = re.compile(pattern)
     found = [None if text is None else compiled.fullmatch(text) is not None for text in column.to_pylist()]
     return pa.chunked_array([pa.array(found, pa.bool_())])
-
-
-class _Batch:
-    """The messages of a batch in one buffer, headers blanked, one message a line."""
-
-    def __init__(self, values: Sequence[bytes | None], schema_ids: frozenset[int], max_bytes: int) -> None:
-        present = cast(Sequence[bytes], values)
-        try:
-            self._data = bytearray().join(present)
-        except TypeError:
-            present = [value or b"" for value in values]
-            self._data = bytearray().join(present)
-        # Behind the last message room for a word, as headers are read and blanked eight bytes at a time.
-        self._data += _ROOM
-        self._bytes: Bytes = np.frombuffer(self._data, np.uint8)
-        sizes = np.fromiter(map(len, present), np.int64, len(present))
-        self.ends: Index = np.cumsum(sizes)
-        self.starts: Index = self.ends - sizes
-        # `{}` is the shortest text that can be an event.
-        self.doubtful: Mask = (sizes < HEADER_BYTES + 2) | (sizes > max_bytes)
-        self._check_headers(schema_ids)
-        self._blank(0, len(values))
-        self._check_bytes()
-        self._blank(0, len(values))
-        self._bytes[self.starts[~self.doubtful]] = _NEWLINE
-
-    def _blank(self, low: int, high: int) -> None:
-        """Leave nothing of doubtful messages."""
-        for at in (np.flatnonzero(self.doubtful[low:high]) + low).tolist():
-            self._bytes[self.starts[at] : self.ends[at]] = _SPACE
-
-    def text(self, low: int, high: int) -> pa.Buffer:
-        """The JSON lines of the messages ``[low, high)`` that are not doubtful."""
-        self._blank(low, high)
-        start, end = int(self.starts[low]), int(self.ends[high - 1])
-        return pa.py_buffer(self._data).slice(start, end - start)
-
-    def _check_headers(self, schema_ids: frozenset[int]) -> None:
-        framed = np.flatnonzero(~self.doubtful)
-        # A word at each byte, so that a header is one number: zero, the schema's id, three bytes of the text.
-        words = np.ndarray((len(self._data) - 7,), "<u8", self._data, strides=(1,))
-        heads = words[self.starts[framed]]
-        wanted = [int.from_bytes(b"\0" + schema_id.to_bytes(4, "big"), "little") for schema_id in sorted(schema_ids)]
-        good = np.isin(heads & _HEADER, np.array(wanted, np.uint64))
-        self.doubtful[framed[~good]] = True
-        framed, heads = framed[good], heads[good]
-        words[self.starts[framed]] = heads & ~_HEADER | _BLANK
-        braced = (self._bytes[self.starts[framed] + HEADER_BYTES] == _OPEN) & (
-            self._bytes[self.ends[framed] - 1] == _CLOSE
-        )
-        self.doubtful[framed[~braced]] = True
-
-    def _check_bytes(self) -> None:
-        """Doubt what Arrow's parser treats otherwise than JSON does.
-
-        Control bytes (it stops at NUL, and a newline would split a message), escapes (half surrogates), bytes that
-        are not UTF-8, and a second brace: several values in one message are several rows to it, and it crashes on
-        a bare ``null`` among them. A valid event is flat, so other braces stand only within strings. Each question is
-        first asked of all bytes at once, as the answer is mostly no.
-        """
-        data = self._bytes[: len(self._bytes) - len(_ROOM)]
-        if not len(data):
-            return
-        if data.min() < _SPACE:
-            self._doubt(np.flatnonzero(data < _SPACE))
-        if b"\\" in self._data:
-            self._doubt(np.flatnonzero(data == _BACKSLASH))
-        framed = len(self.starts) - int(self.doubtful.sum())
-        for brace in (_OPEN, _CLOSE):
-            # Every message that is not doubtful begins and ends with one.
-            if np.count_nonzero(data == brace) != framed:
-                owner = self._owner(np.flatnonzero(data == brace))
-                self.doubtful[np.flatnonzero(np.bincount(owner, minlength=len(self.starts)) > 1)] = True
-        if not self._data.isascii():
-            for at in np.unique(self._owner(np.flatnonzero(data > 0x7F))).tolist():
-                try:
-                    self._data[self.starts[at] : self.ends[at]].decode()
-                except UnicodeDecodeError:
-                    self.doubtful[at] = True
-
-    def _owner(self, offsets: Index) -> Index:
-        return np.searchsorted(self.ends, offsets, side="right")
-
-    def _doubt(self, offsets: Index) -> None:
-        self.doubtful[self._owner(offsets)] = True

@@ -20,6 +20,7 @@ from pyarrow.fs import FileSystem
 from fasttrack.lake.append import statistics
 from fasttrack.lake.commits import filesystem
 from fasttrack.lake.durability import sync_file
+from fasttrack.lake.encodings import parquet_options
 from fasttrack.lake.storage import patiently, remote, storage_options
 
 _BATCH_ROWS = 16_384
@@ -72,9 +73,7 @@ def rewrite(
     source, bounds = filesystem(path), _Bounds(schema)
     with (
         _sink(path, name) as sink,
-        pq.ParquetWriter(
-            sink, schema, compression="zstd", compression_level=1, use_dictionary=_dictionary(source, files[0])
-        ) as writer,
+        pq.ParquetWriter(sink, schema, **parquet_options(schema, _dictionary(source, files[0]))) as writer,
     ):
         for rows in _groups(_batches(source, files, schema)):
             if stop():

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -25,6 +25,7 @@ from deltalake.exceptions import DeltaError
 
 from fasttrack.errors import ConfigurationError, UnavailableError
 from fasttrack.lake.durability import sync_commits, sync_file, sync_folders, sync_names
+from fasttrack.lake.encodings import parquet_options
 from fasttrack.lake.failures import storage_error
 
 SCHEME = "s3://"
@@ -160,7 +161,7 @@ def write_parquet(path: str, name: str, rows: pa.Table, dictionary: list[str]) -
         OSError, ArrowException: the storage refused. A folder then has nothing of it; an object store may have all of
             it, which nobody names.
     """
-    options: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": dictionary}
+    options = parquet_options(rows.schema, dictionary)
     if remote(path):
         # In memory first: a retried request sends all of it again.
         buffer = pa.BufferOutputStream()

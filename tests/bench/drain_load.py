@@ -31,6 +31,7 @@ streams:
     event_time: ordered_at
     partitions: 4
     encoding: {encoding}
+    dedup_window: 12h
     fields:
       event_id: {{type: string, max_length: 40}}
       customer_id: {{type: string, pattern: "c[0-9]+"}}
