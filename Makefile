@@ -38,8 +38,8 @@ $(READY): $(UV) requirements/dev.txt pyproject.toml
 demo: $(READY) ## Run the main job on real data; ARGS="--exit --sample 0.05 --report report.json"
 	@$(BIN)/fasttrack demo $(ARGS)
 
-test: $(READY) ## Run all tests (unit, integration on real parts, faults)
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## Run all tests (unit, integration on real parts, faults), two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 faults: $(READY) ## Disturb the drain in every way (hours), and print what was lost; ARGS="--only kills --kills 100"
 	$(BIN)/python -m tests.faults.run $(ARGS)

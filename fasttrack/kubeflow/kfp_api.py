@@ -23,6 +23,7 @@ from fasttrack.errors import (
 )
 
 _REACH = "Forward it (kubectl -n kubeflow port-forward svc/ml-pipeline 8888) and give --host http://127.0.0.1:8888."
+_LOG = "Its log tells more: kubectl -n kubeflow logs deployment/ml-pipeline."
 _TIMEOUT = 30
 
 T = TypeVar("T")
@@ -172,6 +173,9 @@ def _refusal(status: int, message: str, where: str) -> FastTrackError:
             return NotFoundError(f"KFP has no such thing: {message}", where=where, fix=_REACH)
         case 400 | 409 | 422:
             return ConfigurationError(f"KFP refuses it: {message}", where=where, fix="Mend what it names.")
+        case 500:
+            # So it says of a pipeline that it can't make a Workflow of, too.
+            return UnavailableError(f"KFP failed: {message}", where=where, fix=_LOG)
     return UnavailableError(f"KFP does not answer ({status}): {message}", where=where, fix=_REACH)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fasttrack.errors import AuthorizationError, UnavailableError
@@ -19,7 +20,13 @@ from fasttrack.progress import note
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
 _LAUNCHED = (SPARK_APPLICATION, TRAIN_JOB, EXPERIMENT)
 _KFP_LABEL = "pipeline/runid"
+_DRIVER = "-driver"
+_STOPPING = "CANCELING"
 _SILENCE_SECONDS = 300.0
+# What Argo leaves out (``Omitted``) has no state in KFP.
+_NOTHING = ("", "RUNTIME_STATE_UNSPECIFIED")
+# Argo tells of a node: "Error node flights-training-x7k2p.drain: pods ... is forbidden: ...".
+_REASON = re.compile(r"\bnode \S+: (.+)", re.DOTALL)
 
 
 class RunWatch:
@@ -31,16 +38,27 @@ class RunWatch:
         ask: gives the run as KFP has it (`kfp_server_api.V2beta1Run`).
         run_id: its name in FastTrack.
         kfp_run: its id in KFP.
+        steps: the pipeline's tasks that are steps (`fasttrack.kubeflow.compiled.steps_in`).
         every: seconds between looks.
     """
 
     def __init__(
-        self, cluster: Cluster, namespace: str, ask: Callable[[], Any], run_id: str, kfp_run: str, every: float = 5.0
+        self,
+        cluster: Cluster,
+        namespace: str,
+        ask: Callable[[], Any],
+        run_id: str,
+        kfp_run: str,
+        *,
+        steps: Collection[str],
+        every: float = 5.0,
     ) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self._ask = ask
         self._every = every
+        self._steps = steps
+        self._state = self._workflow = ""
         self._labels = [f"{_KFP_LABEL}={kfp_run}", f"{RUN_LABEL}={label_value(run_id)}"]
         self._run_label = self._labels[1]
         self._told: dict[tuple[str, str], Trouble] = {}
@@ -52,7 +70,7 @@ class RunWatch:
         self.seconds = 0.0
 
     def follow(self) -> str:
-        """Tell of tasks and troubles until the run ends; its last state.
+        """Tell of tasks and troubles until the run ends; its last state, ``CANCELED`` if somebody ended it.
 
         Raises:
             NotFoundError: KFP no longer has the run.
@@ -72,9 +90,11 @@ class RunWatch:
             self.look()
             self.seconds = round(time.monotonic() - began, 3)
             if str(run.state) in _ENDED:
-                self.reason = str(getattr(run.error, "message", "") or "")
-                note(f"The run has ended: {str(run.state).lower()} after {self.seconds:.0f} s.")
-                return str(run.state)
+                self.reason = str(getattr(run.error, "message", "") or "") or self._told_by_argo()
+                state = self._ended(run)
+                note(f"The run has ended: {state.lower()} after {self.seconds:.0f} s.")
+                return state
+            self._state = str(run.state)
             time.sleep(self._every)
 
     def look(self) -> list[Trouble]:
@@ -110,6 +130,9 @@ class RunWatch:
             for pod in self._cluster.list(POD, self._namespace, labels=labels):
                 pods[pod["metadata"]["uid"]] = pod
         found: list[Trouble] = []
+        if self._workflow:
+            # A pod that is refused is no pod: only Argo's events tell.
+            found += diagnosis.of_events(warnings(self._cluster, self._namespace, self._workflow), self._workflow)
         for name in self._launched():
             own = [
                 pod
@@ -133,15 +156,33 @@ class RunWatch:
             for obj in self._cluster.list(kind, self._namespace, labels=self._run_label)
         ]
 
+    def _ended(self, run: Any) -> str:
+        """The state that a run ended in. KFP calls one that was terminated a failed one; what it was before tells."""
+        history = [str(each.state) for each in run.state_history or []]
+        before = next((state for state in reversed(history) if state not in _ENDED), self._state)
+        return "CANCELED" if run.state == "FAILED" and _STOPPING in (before, self._state) else str(run.state)
+
+    def _told_by_argo(self) -> str:
+        """The first reason in Argo's events of the Workflow; empty if there is none."""
+        told = warnings(self._cluster, self._namespace, self._workflow) if self._workflow else []
+        of_nodes = [each for each in told if each["involvedObject"].get("name") == self._workflow]
+        reasons = [_REASON.search(str(each.get("message") or "")) for each in of_nodes]
+        return next((found[1] for found in reasons if found), "")
+
     def _tell_tasks(self, run: Any) -> None:
         details = getattr(run.run_details, "task_details", None) or []
-        for task in sorted(details, key=lambda found: str(found.start_time or found.create_time or "")):
+        tasks = sorted(details, key=lambda found: str(found.start_time or found.create_time or ""))
+        # The Workflow itself begins before all that is in it.
+        self._workflow = str(tasks[0].display_name or "") if tasks else ""
+        for task in tasks:
             name, state = str(task.display_name or ""), str(task.state or "")
-            # KFP's own pods (drivers, executors, the root) are no steps of ours.
-            if not name or not state or name.endswith(("-driver", "executor")) or name == "root":
+            step = name.removesuffix(_DRIVER)
+            # Each node of Argo's is a task to KFP: the workflow, graphs, conditions, hooks and drivers too. Those are
+            # no steps; but if a step's driver fails, the step never starts.
+            if step not in self._steps or state in _NOTHING or (step != name and state != "FAILED"):
                 continue
-            if self.tasks.get(name) != state:
-                note(f"  {name:<14} {state.lower()}")
-            self.tasks[name] = state
+            if self.tasks.get(step) != state:
+                note(f"  {step:<14} {state.lower()}")
+            self.tasks[step] = state
             if state == "FAILED" and not self.failed:
-                self.failed = name
+                self.failed = step

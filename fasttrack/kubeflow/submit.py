@@ -14,7 +14,7 @@ from fasttrack.errors import FastTrackError, StepError
 from fasttrack.kubeflow.cluster.client import Cluster
 from fasttrack.kubeflow.cluster.kinds import Object
 from fasttrack.kubeflow.compile import PACKAGE, RECURRING, render
-from fasttrack.kubeflow.compiled import objects_in, require_same, written
+from fasttrack.kubeflow.compiled import objects_in, require_same, steps_in, written
 from fasttrack.kubeflow.kfp_api import Api
 from fasttrack.kubeflow.objects import Options
 from fasttrack.kubeflow.plan import to_apply
@@ -97,14 +97,14 @@ def submit(
     else:
         contents = written(folder)
         require_same(contents, usecase, namespace, folder)
-    objects = objects_in(contents)
+    objects, steps = objects_in(contents), steps_in(contents)
     api = Api.connect(host, token, namespace)
     for finding in require_ready(cluster, objects):
         note(f"  {finding.name}: {finding.detail}")
     _apply(cluster, objects)
     kfp_run = _start(api, contents, usecase, run_id)
     note(f"Run {run_id} of {usecase.name} is started: {host.rstrip('/')}/#/runs/details/{kfp_run}")
-    watch = RunWatch(cluster, namespace, lambda: api.run(kfp_run), run_id, kfp_run)
+    watch = RunWatch(cluster, namespace, lambda: api.run(kfp_run), run_id, kfp_run, steps=steps)
     if not follow:
         return Submitted(run_id, kfp_run, "PENDING", 0.0, {}, [])
     try:

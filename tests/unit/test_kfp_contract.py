@@ -52,14 +52,20 @@ def test_all_that_is_sent_and_answered_is_of_the_api(package: Path, multi_user: 
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(403, AuthorizationError), (404, NotFoundError), (503, UnavailableError)]
+    ("status", "error", "told"),
+    [
+        (403, AuthorizationError, "no"),
+        (404, NotFoundError, "no"),
+        (500, UnavailableError, "KFP failed: no"),
+        (503, UnavailableError, "does not answer .*: no"),
+    ],
 )
-def test_a_refusal_is_of_the_api_too(status: int, error: type[Exception]) -> None:
+def test_a_refusal_is_of_the_api_too(status: int, error: type[Exception], told: str) -> None:
     with kfp_server() as kfp:
         kfp.states = [run_as("RUNNING", {})]
         api = Api.connect(kfp.host, "", "team")
         kfp.refuse = status
-        with pytest.raises(error, match="no"):
+        with pytest.raises(error, match=told):
             api.run("kfp-1")
 
 

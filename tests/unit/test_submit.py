@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fasttrack.errors import AuthenticationError, ConfigurationError, StorageError, UnavailableError
+from fasttrack.errors import AuthenticationError, ConfigurationError, StepError, StorageError, UnavailableError
 from fasttrack.kubeflow import submit as module
 from fasttrack.kubeflow.compile import compile_usecase
 from fasttrack.kubeflow.kfp_api import Api
@@ -59,12 +59,13 @@ class Recorded:
 
 def watching(kfp: Kfp, cluster: Recorded) -> RunWatch:
     api = Api.connect(kfp.host, "", "fasttrack")
-    return RunWatch(cluster, "fasttrack", lambda: api.run("kfp-1"), "run-1", "kfp-1", every=0.01)  # type: ignore[arg-type]
+    steps, told = ("drain", "train"), lambda: api.run("kfp-1")
+    return RunWatch(cluster, "fasttrack", told, "run-1", "kfp-1", steps=steps, every=0.01)  # type: ignore[arg-type]
 
 
 def test_a_run_is_followed_and_what_it_waits_for_is_told(kfp: Kfp, capsys: pytest.CaptureFixture[str]) -> None:
     kfp.states = [
-        run_as("RUNNING", {"drain": "SUCCEEDED", "train": "RUNNING", "train-driver": "SUCCEEDED"}),
+        run_as("RUNNING", {"drain": "SUCCEEDED", "train": "RUNNING"}),
         run_as("FAILED", {"drain": "SUCCEEDED", "train": "FAILED"}, "exit 1"),
     ]
     watch = watching(kfp, Recorded())
@@ -75,6 +76,78 @@ def test_a_run_is_followed_and_what_it_waits_for_is_told(kfp: Kfp, capsys: pytes
     said = capsys.readouterr().err
     assert said.count("pending for want of a GPU") == 1, "a trouble is told once"
     assert "add a node with GPUs" in said
+
+
+def test_a_step_whose_driver_fails_is_the_one_that_failed(kfp: Kfp) -> None:
+    # Argo leaves out what depends on it, which has no state in KFP.
+    kfp.states = [run_as("FAILED", {"drain": "RUNTIME_STATE_UNSPECIFIED"}, drivers="FAILED")]
+    watch = watching(kfp, Recorded())
+    assert watch.follow() == "FAILED"
+    assert (watch.failed, watch.tasks) == ("drain", {"drain": "FAILED"})
+
+
+@pytest.mark.parametrize(
+    ("seen", "history", "state"),
+    [
+        ((), ("PENDING", "RUNNING", "CANCELING"), "CANCELED"),
+        (("RUNNING", "CANCELING"), (), "CANCELED"),
+        ((), ("PENDING", "RUNNING"), "FAILED"),
+        # Terminated, then retried.
+        (("RUNNING",), ("PENDING", "RUNNING", "CANCELING", "FAILED", "RUNNING"), "FAILED"),
+    ],
+)
+def test_a_run_that_was_terminated_is_not_one_that_failed(
+    kfp: Kfp, seen: tuple[str, ...], history: tuple[str, ...], state: str
+) -> None:
+    kfp.states = [run_as(each, {}) for each in seen] + [run_as("FAILED", {"drain": "FAILED"}, history=history)]
+    assert watching(kfp, Recorded()).follow() == state
+
+
+class Refusing(Recorded):
+    """A cluster with no pod, and Argo's events of why."""
+
+    def list(self, kind: Any, namespace: str, *, labels: str = "", fields: str = "") -> list[dict[str, Any]]:
+        quota = "failed quota: team: must specify requests.cpu for: init,wait"
+        told = [
+            ("flights-training-x7k2p", None),
+            ("flights-training-x7k2p", "(combined from similar events): Error node flights-training-x7k2p"),
+            ("flights-training-x7k2p", f'Error node flights-training-x7k2p.drain: pods "p" is forbidden: {quota}'),
+            ("flights-training-other", "Error node flights-training-other.drain: something else"),
+        ]
+        return [
+            {"type": "Warning", "message": message, "involvedObject": {"kind": "Workflow", "name": name}}
+            for name, message in (told if kind.kind == "Event" else ())
+        ]
+
+
+def test_a_pod_that_is_refused_is_told_by_argos_events(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
+    kfp.states = [run_as("FAILED", {"drain": "FAILED"})]
+    monkeypatch.setattr(module, "require_ready", lambda cluster, objects: [])
+    watch = watching(kfp, Refusing())
+    assert watch.follow() == "FAILED"
+    assert watch.reason == 'pods "p" is forbidden: failed quota: team: must specify requests.cpu for: init,wait'
+    with pytest.raises(ConfigurationError, match=r"must specify requests.cpu for: init,wait.*LimitRange") as told:
+        module.submit(load(USECASE), Refusing(), host=kfp.host, run_id="run-1")  # type: ignore[arg-type]
+    assert told.value.where == "run run-1, task drain, Workflow flights-training-x7k2p"
+
+
+def test_a_cancelled_run_is_told_as_such(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
+    kfp.states = [run_as("FAILED", {"drain": "FAILED"}, history=("RUNNING", "CANCELING"))]
+    monkeypatch.setattr(module, "require_ready", lambda cluster, objects: [])
+    with pytest.raises(StepError, match="the run was cancelled"):
+        module.submit(load(USECASE), Recorded(), host=kfp.host, run_id="run-1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("a: 1\n", "no pipeline"), ("root: {}\n", "no pipeline"), (": [", "YAML")]
+)
+def test_a_written_pipeline_that_is_none_is_refused(kfp: Kfp, tmp_path: Path, text: str, reason: str) -> None:
+    compile_usecase(USECASE, tmp_path)
+    (tmp_path / "kfp/training.yaml").write_text(text)
+    cluster = Recorded()
+    with pytest.raises(ConfigurationError, match=reason):
+        module.submit(load(USECASE), cluster, host=kfp.host, run_id="r", folder=tmp_path)  # type: ignore[arg-type]
+    assert (cluster.applied, kfp.started) == ([], [])
 
 
 def test_the_compiled_pipeline_is_started_with_the_use_case_and_the_runs_name(

@@ -148,6 +148,10 @@ def _not_made(message: str, where: str) -> Trouble | None:
         detail = message.partition("exceeded quota: ")[2]
         fix = "Wait for running work to end, ask for less, or have the quota raised: kubectl describe quota."
         return Trouble("quota", f"quota exceeded: {detail}", where, fix)
+    if "failed quota: " in message:
+        detail = message.partition("failed quota: ")[2]
+        fix = "Add a LimitRange with defaults for it, or have it taken out of the quota: kubectl describe quota."
+        return Trouble("quota", f"a quota refused its pod: {detail}", where, fix)
     if "violates PodSecurity" in message:
         detail = message.partition("violates ")[2]
         fix = "Use FastTrack's own manifests unchanged: they keep to `restricted`."
