@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,12 +17,15 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from api_gateway.events import away
 from api_gateway.observability import log
 from api_gateway.problems import refused
-from fasttrack.errors import FastTrackError
-from fasttrack.ingest.broker import client_settings
+from fasttrack.errors import ConfigurationError, FastTrackError
+from fasttrack.ingest.access import Access
 from fasttrack.ingest.sources.message import HEADER, Message
+from fasttrack.settings import Settings
 
 _POLL_SECONDS: Final = 0.2
 _LAST_SECONDS: Final = 1.0
+# How long one that is refused is left before it is replaced.
+_ANEW_SECONDS: Final = 5.0
 # As the ingester's: messages never time out, so that idempotence settles each retry and a key's order holds. What is
 # asked of the sender meanwhile is to come again; what it holds here is bounded by the queue.
 _SETTINGS: Final[dict[str, Any]] = {
@@ -71,15 +75,25 @@ class _Batch:
 class _Link:
     """One producer and its thread."""
 
-    def __init__(self, bootstrap: str) -> None:
-        self.producer = Producer(client_settings(bootstrap) | _SETTINGS)
+    def __init__(self, access: Access) -> None:
+        self.began = time.monotonic()
+        #: Why it never sends again: a broker doesn't trust it, or it no broker; or it has failed by itself.
+        self.refused: Exception | None = None
+        self._access = access
+        self.producer = Producer(access.client() | _SETTINGS)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="deliveries", daemon=True)
         self._thread.start()
 
     def _poll(self) -> None:
         while not self._ending.is_set():
-            self.producer.poll(_POLL_SECONDS)
+            try:
+                self.producer.poll(_POLL_SECONDS)
+                self._access.require()
+            except (ConfigurationError, KafkaException) as error:
+                if self.refused is None:
+                    log("error", "the gateway can't send to Kafka", reason=str(error))
+                self.refused = error
 
     def close(self, seconds: float) -> None:
         """Wait for what is under way, then give the rest up: its calls are told so."""
@@ -94,12 +108,15 @@ class Deliveries:
     """An idempotent producer for the event loop.
 
     Args:
-        bootstrap: ``host:port[,host:port]``.
+        settings: where Kafka is, and with which certificate to come.
+
+    Raises:
+        ConfigurationError: one can't be used.
     """
 
-    def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
-        self._link = _Link(bootstrap)
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._link = _Link(Access.at(settings))
 
     async def send(self, topic: str, messages: Sequence[Message]) -> None:
         """Send messages in order; when it returns, the topic's replicas have them all.
@@ -112,6 +129,7 @@ class Deliveries:
         """
         if not messages:
             return
+        self._trusted()
         batch, link = _Batch(len(messages)), self._link
         try:
             _queue(link.producer, topic, messages, batch)
@@ -122,10 +140,23 @@ class Deliveries:
                 self._renew(failure)
             raise _explained(failure) from error
 
-    def _renew(self, error: KafkaError) -> None:
+    def _trusted(self) -> None:
+        """A producer keeps the certificate that it began with: once that is refused, another may read a renewed one."""
+        if self._link.refused is None:
+            return
+        if time.monotonic() - self._link.began < _ANEW_SECONDS:
+            raise away()
+        self._renew(self._link.refused)
+
+    def _renew(self, error: object) -> None:
         """A producer with a fatal error never sends again: take another."""
         log("error", "the Kafka producer has failed and is replaced", reason=str(error))
-        former, self._link = self._link, _Link(self._bootstrap)
+        try:
+            former, self._link = self._link, _Link(Access.at(self._settings))
+        except ConfigurationError as reason:
+            log("error", "no other Kafka producer can be made", reason=str(reason))
+            self._link.began = time.monotonic()
+            raise away() from reason
         threading.Thread(target=former.close, args=(0.0,), name="deliveries-end", daemon=True).start()
 
     async def close(self, seconds: float) -> None:

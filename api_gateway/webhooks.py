@@ -215,13 +215,13 @@ class Webhooks:
         from fasttrack.ingest.schemas import register
 
         usecase, stream = hook.usecase, hook.source.stream
-        bootstrap = self._settings.require("kafka")
         contract = usecase.streams[stream]
-        Broker(bootstrap, patience=self.options.webhook_seconds).create({usecase.topic(stream): contract.partitions})
+        broker = Broker.at(self._settings, patience=self.options.webhook_seconds)
+        broker.create({usecase.topic(stream): contract.partitions})
         schema_id = register(self._settings, usecase, stream)
         with self._opening:
             if self._deliveries is None:
-                self._deliveries = Deliveries(bootstrap)
+                self._deliveries = Deliveries(self._settings)
         return Mapper(hook.name, hook.source, contract, schema_id), self._deliveries
 
     async def close(self) -> None:

@@ -22,6 +22,13 @@ class Settings:
 
     Attributes:
         kafka: bootstrap servers, ``host:port[,host:port]``.
+        kafka_protocol: how to come in: PLAINTEXT (when empty), SSL or SASL_SSL; what follows are paths of files
+            (`fasttrack.ingest.security`).
+        kafka_ca: certificates (PEM) of whom to trust as a broker.
+        kafka_certificate: this client's certificate (PEM).
+        kafka_key: its private key (PEM).
+        kafka_user: name for SASL_SSL; no path.
+        kafka_password: its password.
         schema_registry: URL of a Confluent-compatible schema registry.
         postgres: libpq connection URL of the registry and audit database.
         redis: URL of the cache and online store.
@@ -37,6 +44,12 @@ class Settings:
     """
 
     kafka: str = ""
+    kafka_protocol: str = ""
+    kafka_ca: str = ""
+    kafka_certificate: str = ""
+    kafka_key: str = ""
+    kafka_user: str = ""
+    kafka_password: str = ""
     schema_registry: str = ""
     postgres: str = ""
     redis: str = ""

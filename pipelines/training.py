@@ -21,6 +21,7 @@ from components.train.component import train
 from components.tune.component import tune
 from components.validate.component import validate
 from fasttrack.kubeflow import pods
+from fasttrack.kubeflow.step_pods import secret_volume
 from fasttrack.steps.frame import ACCEPTED, REFUSED, RUN_ID
 
 _PLAIN = (
@@ -95,7 +96,7 @@ def _settle(task: dsl.PipelineTask) -> dsl.PipelineTask:
     task.platform_config["kubernetes"] = {
         "configMapAsEnv": [_variables("configMapName", pods.SETTINGS, "configMapKey", _PLAIN)],
         "secretAsEnv": [_variables("secretName", pods.SECRETS, "secretKey", _SECRET)],
-        "secretAsVolume": [_key(secret, path) for secret, (path, steps) in _KEYS.items() if step in steps],
+        "secretAsVolume": [secret_volume(secret, path) for secret, (path, steps) in _KEYS.items() if step in steps],
         "pvcMount": [_claim(pods.DATA, pods.DATA_PATH)],
         # KFP puts its run's id on every pod; schedules give no other name.
         "fieldPathAsEnv": [{"name": RUN_ID, "fieldPath": "metadata.labels['pipeline/runid']"}],
@@ -107,12 +108,6 @@ def _settle(task: dsl.PipelineTask) -> dsl.PipelineTask:
 def _variables(of: str, name: str, key: str, words: tuple[str, ...]) -> dict[str, object]:
     variables = [f"FASTTRACK_{word}" for word in words]
     return {of: name, "optional": True, "keyToEnv": [{key: variable, "envVar": variable} for variable in variables]}
-
-
-def _key(secret: str, path: str) -> dict[str, object]:
-    # KFP reads the parameter; its older versions read the plain name.
-    constant = {"runtimeValue": {"constant": secret}}
-    return {"secretName": secret, "secretNameParameter": constant, "mountPath": path, "optional": False}
 
 
 def _claim(name: str, path: str) -> dict[str, object]:

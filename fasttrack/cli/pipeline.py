@@ -63,6 +63,9 @@ def compile(
     retrain: Annotated[str, typer.Option(help="Run the pipeline on this cron schedule (UTC).")] = "",
     refresh: Annotated[str, typer.Option(help="Build the features on this cron schedule (UTC).")] = "",
     kafka: Annotated[str, typer.Option(help="Name of the Strimzi Kafka, as NAMESPACE/NAME or NAME.")] = "kafka",
+    kafka_secrets_copied: Annotated[
+        bool, typer.Option("--kafka-secrets-copied", help="Certificates are copied here from the Kafka's namespace.")
+    ] = False,
     kafka_replicas: Annotated[int, typer.Option(help="Copies of each partition.", min=1, max=32767)] = 3,
     gateway: Annotated[str, typer.Option(help="Gateway for callers, as NAMESPACE/NAME or NAME.")] = "fasttrack",
     hostname: Annotated[str, typer.Option(help="Name that callers use.")] = "",
@@ -94,6 +97,7 @@ def compile(
         refresh=refresh,
         kafka_cluster=kafka_cluster,
         kafka_namespace=kafka_namespace,
+        kafka_secrets_copied=kafka_secrets_copied,
         kafka_replicas=kafka_replicas,
         gateway=gateway_name,
         gateway_namespace=gateway_namespace,

@@ -8,14 +8,21 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
-from fasttrack.errors import ConfigurationError, ConflictError, DataLossError, NotFoundError, UnavailableError
+from fasttrack.errors import (
+    AuthorizationError,
+    ConflictError,
+    DataLossError,
+    NotFoundError,
+    UnavailableError,
+)
+from fasttrack.ingest.access import DENIED, PASSING, Access
+from fasttrack.settings import Settings
 
 PATIENCE_SECONDS = 60.0
 #: A broker that nobody has met yet is rather down than about to be back.
@@ -23,42 +30,12 @@ GREETING_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0
 _RECOVERY_SECONDS = 15.0
 _RETRY_SECONDS = 0.2
-_PORT = 9092
+_LOOK_SECONDS = 0.2
 _SEGMENT_MS = "600000"
 _EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
-#: Not marked retriable by librdkafka, but over once the broker is back.
-PASSING = frozenset(
-    {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE,
-     KafkaError.REQUEST_TIMED_OUT, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION,
-     KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.NOT_CONTROLLER,
-     KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, KafkaError._WAIT_COORD,
-     KafkaError.OFFSET_NOT_AVAILABLE, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.FENCED_LEADER_EPOCH,
-     KafkaError.KAFKA_STORAGE_ERROR, KafkaError.BROKER_NOT_AVAILABLE, KafkaError.UNKNOWN, KafkaError._UNKNOWN_TOPIC,
-     KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_BROKER, KafkaError._NODE_UPDATE, KafkaError._WAIT_CACHE,
-     # What list_offsets says while partitions have no leader.
-     KafkaError._NOENT}
-)  # fmt: skip
-
 Answer = TypeVar("Answer")
-
-
-def client_settings(bootstrap: str) -> dict[str, Any]:
-    """What every Kafka client of FastTrack is set to.
-
-    librdkafka logs each refused connection to stderr and waits up to 10 s between attempts; errors are raised (or
-    noted) by the callers here instead, and a broker that comes back is found within 0.5 s.
-    """
-    return {
-        "bootstrap.servers": bootstrap,
-        "client.id": "fasttrack",
-        "reconnect.backoff.ms": 50,
-        "reconnect.backoff.max.ms": 500,
-        "log_level": 0,
-        "topic.metadata.refresh.fast.interval.ms": 100,
-        "metadata.max.age.ms": 30_000,
-    }
 
 
 @dataclass(frozen=True)
@@ -91,21 +68,40 @@ class Broker:
     Args:
         bootstrap: ``host:port[,host:port]``.
         patience: how many seconds a restarting broker is waited for.
+        security: of `fasttrack.ingest.security.security`; `at` asks the settings for it.
     """
 
     bootstrap: str
     patience: float = field(default_factory=lambda: PATIENCE_SECONDS)
+    security: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    #: The settings of all clients of this cluster come from here.
+    access: Access = field(init=False, repr=False)
     _admin: AdminClient = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._admin = AdminClient(client_settings(self.bootstrap))
+        self.access = Access(self.bootstrap, self.security)
+        self._admin = AdminClient(self.access.client())
+
+    @classmethod
+    def at(cls, settings: Settings, patience: float | None = None) -> Broker:
+        """FastTrack's own cluster.
+
+        Raises:
+            ConfigurationError: its address isn't set, or its security can't be used.
+        """
+        way = Access.at(settings)
+        return cls(way.bootstrap, PATIENCE_SECONDS if patience is None else patience, way.security)
 
     def unavailable(self, error: object) -> UnavailableError:
         """The error that says that the broker does not answer."""
         return UnavailableError(
-            f"the Kafka broker does not answer ({error}).", where=self.bootstrap,
+            f"the Kafka broker does not answer ({self.access.reason(error)}).", where=self.bootstrap,
             fix="Check that it runs (`fasttrack status`) and start again: it goes on where it stopped.",
         )  # fmt: skip
+
+    def fault(self, error: KafkaError) -> UnavailableError | AuthorizationError:
+        """What a client was told: that it lacks a right, else that the broker does not answer."""
+        return self.access.denied(error) if error.code() in DENIED else self.unavailable(error.str())
 
     def greet(self) -> None:
         """Make sure that the cluster is there at all, before a command relies on it.
@@ -118,7 +114,7 @@ class Broker:
             UnavailableError: no server accepts a connection.
             ConfigurationError: the addresses can't be read.
         """
-        servers = [_server(text) for text in self.bootstrap.split(",")]
+        servers = self.access.servers()
         deadline = time.monotonic() + min(self.patience, GREETING_SECONDS)
         while True:
             for server in servers:
@@ -134,11 +130,14 @@ class Broker:
     def _ask(self, question: Callable[[], Answer]) -> Answer:
         """Ask until there is an answer or patience ends; errors that waiting can't mend are passed on."""
         deadline = time.monotonic() + self.patience
+        self.access.forget()
         while True:
             try:
                 return question()
             except KafkaException as error:
                 code = error.args[0]
+                if isinstance(code, KafkaError) and code.code() in DENIED:
+                    raise self.access.denied(code) from error
                 lasting = isinstance(code, KafkaError) and not code.retriable() and code.code() not in PASSING
                 if lasting or time.monotonic() > deadline:
                     if lasting:
@@ -149,13 +148,27 @@ class Broker:
                     raise self.unavailable("timed out") from error
             time.sleep(_RETRY_SECONDS)
 
+    def _result(self, future: Future[Any]) -> Any:
+        """What a question gives; whoever refuses us meanwhile never answers it."""
+        deadline = time.monotonic() + _ANSWER_SECONDS + 5
+        while True:
+            try:
+                return future.result(timeout=_LOOK_SECONDS)
+            except TimeoutError:
+                # Only here are the callbacks called that `access` listens with.
+                self._admin.poll(0)
+                self.access.require()
+                if time.monotonic() > deadline:
+                    raise
+
     def cluster_id(self) -> str:
         """The cluster's id.
 
         Raises:
             UnavailableError: the broker does not answer.
         """
-        return str(self._ask(lambda: _result(self._admin.describe_cluster(request_timeout=_ANSWER_SECONDS))).cluster_id)
+        asked = self._admin.describe_cluster
+        return str(self._ask(lambda: self._result(asked(request_timeout=_ANSWER_SECONDS))).cluster_id)
 
     def topics(self, names: Iterable[str]) -> dict[str, Topic]:
         """Those of the named topics that exist.
@@ -172,7 +185,7 @@ class Broker:
         futures = self._admin.describe_topics(TopicCollection(names), request_timeout=_ANSWER_SECONDS)
         for name, future in futures.items():
             try:
-                found[name] = _result(future)
+                found[name] = self._result(future)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise
@@ -219,7 +232,7 @@ class Broker:
         futures = self._admin.list_offsets(
             dict.fromkeys(partitions, spec), isolation_level=settled, request_timeout=_ANSWER_SECONDS
         )
-        return {(at.topic, at.partition): int(_result(future).offset) for at, future in futures.items()}
+        return {(at.topic, at.partition): int(self._result(future).offset) for at, future in futures.items()}
 
     def create(self, partitions: Mapping[str, int], compacted: bool = False) -> None:
         """Create those topics that are missing.
@@ -249,7 +262,7 @@ class Broker:
     def _make(self, topics: list[NewTopic]) -> None:
         for future in self._admin.create_topics(topics, request_timeout=_ANSWER_SECONDS).values():
             try:
-                _result(future)
+                self._result(future)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
@@ -275,21 +288,3 @@ class Broker:
                 f"there is no topic {', '.join(missing)}.", where=self.bootstrap, fix="Run `fasttrack replay` first."
             )
         return found
-
-
-def _result(future: Future[Any]) -> Any:
-    return future.result(timeout=_ANSWER_SECONDS + 5)
-
-
-def _server(text: str) -> tuple[str, int]:
-    """Host and port of one of the bootstrap servers, such as ``PLAINTEXT://kafka:9092`` or ``[::1]:9092``."""
-    try:
-        address = urlsplit("//" + text.strip().rpartition("://")[2])
-        if address.hostname:
-            return address.hostname, address.port or _PORT
-        what = "has no host"
-    except ValueError as error:
-        what = str(error)
-    raise ConfigurationError(
-        f"{text!r} is not an address: {what}.", where="FASTTRACK_KAFKA", fix="Give host:port[,host:port]."
-    )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from confluent_kafka import Message
 
 from fasttrack.ingest.partition import PartitionWriter
@@ -41,7 +45,8 @@ class Buffer:
         """
         if not self.offsets:
             self.since = time.monotonic()
-        offsets: list[Any] = [message.offset() for message in messages]
+        # `map` over the methods, here and below: half the time of a comprehension, and there are millions of messages.
+        offsets: list[Any] = list(map(Message.offset, messages))
         low = next((at for at, offset in enumerate(offsets) if offset >= self.next), len(offsets))
         high = len(offsets)
         while self.end is not None and high > low and offsets[high - 1] >= self.end:
@@ -50,11 +55,12 @@ class Buffer:
             return low if low < len(offsets) and not self.done else None
         if offsets[low] != self.next or offsets[high - 1] != self.next + high - 1 - low:
             high = next(at for at in range(low, high) if offsets[at] != self.next + at - low)
-        values: list[Any] = [message.value() for message in messages[low:high]]
+        taken = messages[low:high]
+        values: list[Any] = list(map(Message.value, taken))
         self.offsets += offsets[low:high]
         self.values += values
-        self.keys += [message.key() for message in messages[low:high]]
-        self.bytes += sum(len(value) for value in values if value is not None)
+        self.keys += map(Message.key, taken)
+        self.bytes += sum(map(len, filter(None, values)))
         self.next += high - low
         return high if high < len(offsets) and not self.done else None
 
@@ -64,3 +70,17 @@ class Buffer:
             # Done, but with a hole at its end that no table's mark is past.
             return self.done and self.writer.mark < self.next
         return self.done or len(self.offsets) >= batch_events or time.monotonic() - self.since > _MAX_AGE_SECONDS
+
+
+def runs(messages: list[Message], several_topics: bool) -> Iterator[tuple[tuple[str, int], list[Message]]]:
+    """The messages that follow one another in one partition: topic and partition, and the messages."""
+    # No tuple for each message: they would wake the garbage collector again and again.
+    parts = np.fromiter(map(Message.partition, messages), np.int64, len(messages))
+    changes = parts[1:] != parts[:-1]
+    if several_topics:
+        topics = list(map(Message.topic, messages))
+        changes |= np.fromiter(map(operator.ne, topics[1:], topics[:-1]), np.bool_, len(changes))
+    cuts = (np.flatnonzero(changes) + 1).tolist()
+    for low, high in itertools.pairwise([0, *cuts, len(messages)] if messages else []):
+        first = messages[low]
+        yield (str(first.topic()), cast(int, first.partition())), messages[low:high]

@@ -161,7 +161,7 @@ def drain(
         ConfigurationError: the metrics can't be served there.
     """
     began = time.monotonic()
-    broker = Broker(settings.require("kafka"))
+    broker = Broker.at(settings)
     broker.greet()
     topics = broker.require([usecase.topic(name) for name in usecase.streams])
     by_stream = {name: topics[usecase.topic(name)] for name in usecase.streams}
@@ -178,13 +178,18 @@ def drain(
         return DrainReport({n: StreamDrain() for n in usecase.streams}, seconds=time.monotonic() - began, reused=True)
     ends = {n: [end[n, p] for p in range(t.partitions)] for n, t in by_stream.items()} if until == "end" else {}
     group = group or f"fasttrack.{usecase.name}.drain"
-    job = Job(usecase, settings, cluster, by_stream, ends, group, session_seconds, batch_events)
+    # A topic with nothing left is not subscribed to: workers get equal numbers of partitions, whatever is in them.
+    busy = by_stream if until == "forever" else {n: t for n, t in by_stream.items() if n in {name for name, _ in left}}
+    job = Job(usecase, settings, cluster, busy, ends, group, session_seconds, batch_events)
     report = DrainReport()
     total = sum(end[at] - start[at] for at in left) if until == "end" else None
     with _measured(settings, by_stream, start, metrics) as measured, track("Draining", total, "events") as bar:
         tally = _Tally(report, bar.advance, measured)
         tended = lake.paths() if until == "forever" else []
-        with Crew(job, max(1, min(workers, len(end)))) as crew, compacting(tended, tally.compacted):
+        with (
+            Crew(job, min(workers, sum(topic.partitions for topic in busy.values()))) as crew,
+            compacting(tended, tally.compacted),
+        ):
             try:
                 _follow(crew, lake, lowest, end if until == "end" else None, left, tally)
             except KeyboardInterrupt:
@@ -209,7 +214,7 @@ def _measured(
     if at is None:
         yield None
         return
-    broker = Broker(settings.require("kafka"), patience=_LOOK_SECONDS)
+    broker = Broker.at(settings, patience=_LOOK_SECONDS)
     streams = {topic.name: name for name, topic in topics.items()}
 
     def ends() -> dict[tuple[str, int], Offsets]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from fasttrack.ingest.broker import Broker, client_settings
+from fasttrack.ingest.broker import Broker
 
 _ANSWER_SECONDS = 30.0
 
@@ -85,7 +85,7 @@ class Markers:
             UnavailableError: the broker does not answer.
         """
         self._broker.create({self._topic: 1}, compacted=True)
-        producer = Producer(client_settings(self._broker.bootstrap) | {"enable.idempotence": True})
+        producer = Producer(self._broker.access.client() | {"enable.idempotence": True})
         failures: list[str] = []
         producer.produce(
             self._topic, orjson.dumps(asdict(marker)), self._key, 0,
@@ -104,7 +104,7 @@ def fetch(broker: Broker, topic: str, partition: int, low: int, high: int) -> li
     if low >= high:
         return []
     settings = {"group.id": "fasttrack-fetch", "enable.auto.commit": False, "auto.offset.reset": "error"}
-    consumer = Consumer(client_settings(broker.bootstrap) | settings | {"enable.partition.eof": True})
+    consumer = Consumer(broker.access.client() | settings | {"enable.partition.eof": True})
     found: list[tuple[bytes | None, bytes | None]] = []
     deadline = time.monotonic() + _ANSWER_SECONDS
     try:

@@ -8,7 +8,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from fasttrack.errors import UnavailableError
-from fasttrack.ingest.broker import Broker, client_settings
+from fasttrack.ingest.access import DENIED
+from fasttrack.ingest.broker import Broker
 
 _QUEUE_MESSAGES = 100_000
 _POLL_SECONDS = 0.05
@@ -38,13 +39,13 @@ class Publisher:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._failures: list[str] = []
-        self._producer = Producer(client_settings(broker.bootstrap) | _SETTINGS | {"on_delivery": self._delivered})
+        self._failures: list[KafkaError] = []
+        self._producer = Producer(broker.access.client() | _SETTINGS | {"on_delivery": self._delivered})
         self._given = 0
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:
-            self._failures.append(str(error))
+            self._failures.append(error)
 
     @property
     def acknowledged(self) -> int:
@@ -56,6 +57,8 @@ class Publisher:
 
         Raises:
             UnavailableError: the broker has taken nothing for as long as patience lasts, or refuses.
+            ConfigurationError: broker and client don't trust each other.
+            AuthorizationError: there is no right to write.
         """
         self._wait(_QUEUE_MESSAGES)
         try:
@@ -92,18 +95,26 @@ class Publisher:
     def _wait(self, below: int) -> None:
         length, since = len(self._producer), time.monotonic()
         while length > below:
-            if below == 0:
-                self._producer.flush(_POLL_SECONDS)
-            else:
-                self._producer.poll(_POLL_SECONDS)
+            try:
+                if below == 0:
+                    self._producer.flush(_POLL_SECONDS)
+                else:
+                    self._producer.poll(_POLL_SECONDS)
+            except KafkaException as error:
+                # Fatal: a producer without the right to write is one that never will.
+                self._failures.append(error.args[0])
+                break
+            self._broker.access.require()
             if len(self._producer) < length:
                 since = time.monotonic()
             elif time.monotonic() - since > self._broker.patience:
                 raise self._unavailable(f"nothing was taken for {self._broker.patience:.0f} s")
             length = len(self._producer)
-        self._producer.poll(0)
+        if not self._failures:
+            self._producer.poll(0)
         if self._failures:
-            raise self._unavailable(self._failures[0])
+            failure = self._failures[0]
+            raise self._broker.access.denied(failure) if failure.code() in DENIED else self._unavailable(failure)
 
     def _unavailable(self, error: object) -> UnavailableError:
         got = self.acknowledged

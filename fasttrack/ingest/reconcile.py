@@ -133,7 +133,7 @@ def reconcile(
         StorageError: the lake can't be read.
     """
     chosen = named(usecase, streams)
-    broker = Broker(settings.require("kafka"))
+    broker = Broker.at(settings)
     broker.greet()
     topics = broker.require([usecase.topic(name) for name in chosen])
     held = broker.offsets(topics)

@@ -85,7 +85,7 @@ def replay(
     source = source or Source(usecase)
     seed = seed if seed is not None or usecase.replay is None else usecase.replay.seed
     digest = source.digest(sample, seed or 0)
-    broker = Broker(settings.require("kafka"))
+    broker = Broker.at(settings)
     broker.greet()
     ids = {name: schemas.register(settings, usecase, name) for name in usecase.streams}
     broker.create({usecase.topic(name): stream.partitions for name, stream in usecase.streams.items()})

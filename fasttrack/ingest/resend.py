@@ -72,7 +72,7 @@ def resend(
         StorageError: the lake can't be read or written; run it again.
     """
     began = time.monotonic()
-    broker = Broker(settings.require("kafka"))
+    broker = Broker.at(settings)
     broker.greet()
     by_name = broker.require([usecase.topic(name) for name in usecase.streams])
     topics = {name: by_name[usecase.topic(name)] for name in usecase.streams}

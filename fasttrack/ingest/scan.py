@@ -7,7 +7,8 @@ from collections.abc import Generator, Iterator
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from fasttrack.ingest.broker import PASSING, Broker, client_settings
+from fasttrack.ingest.access import PASSING
+from fasttrack.ingest.broker import Broker
 
 _SILENCE_SECONDS = 30.0
 _BATCH = 10_000
@@ -26,7 +27,7 @@ def scan(broker: Broker, topic: str, partition: int, first: int, last: int) -> G
         return
     # A new consumer each time: after a change of place it may still hand out what it had fetched before.
     consumer = Consumer(
-        client_settings(broker.bootstrap)
+        broker.access.client()
         | {"group.id": "fasttrack-scan", "enable.auto.commit": False, "auto.offset.reset": "error"}
         | {"enable.partition.eof": True, "isolation.level": "read_committed"}
     )
@@ -46,7 +47,7 @@ def _read(broker: Broker, consumer: Consumer, last: int) -> Iterator[Message]:
             error, offset = message.error(), message.offset()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 if error.code() not in PASSING and not error.retriable():
-                    raise broker.unavailable(error.str())
+                    raise broker.fault(error)
                 continue
             heard = time.monotonic()
             if error is None and offset is not None and offset <= last:

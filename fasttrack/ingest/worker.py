@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 import signal
 import sys
@@ -17,10 +16,11 @@ import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from fasttrack.errors import DataLossError, FastTrackError
-from fasttrack.ingest.broker import PASSING, Broker
-from fasttrack.ingest.buffer import Buffer
+from fasttrack.ingest.access import PASSING
+from fasttrack.ingest.broker import Broker
+from fasttrack.ingest.buffer import Buffer, runs
 from fasttrack.ingest.job import Job, failure
-from fasttrack.ingest.member import member
+from fasttrack.ingest.member import member, pause, show_lag
 from fasttrack.ingest.partition import PartitionWriter, StreamContext
 from fasttrack.ingest.scan import scan
 from fasttrack.lake.append import Fenced
@@ -47,7 +47,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._streams = {topic.name: name for name, topic in job.topics.items()}
-        self._broker = Broker(job.settings.require("kafka"))
+        self._broker = Broker.at(job.settings)
         self._contexts = {name: StreamContext(job.usecase, job.settings, name) for name in job.topics}
         self._buffers: dict[tuple[str, int], Buffer] = {}
         self._failure: BaseException | None = None
@@ -55,7 +55,7 @@ class Worker:
         self.stop = threading.Event()
         #: Set when the parent is gone: leave at once.
         self.orphaned = threading.Event()
-        self._consumer = member(job)
+        self._consumer = member(job, self._broker.access)
 
     def run(self) -> None:
         """Drain until told to stop.
@@ -64,6 +64,7 @@ class Worker:
             DataLossError: offsets that the lake still needs are gone, or a topic was deleted meanwhile.
             StorageError: the lake can't be written; nothing is lost.
             UnavailableError: broker, registry or object store do not answer.
+            ConfigurationError, AuthorizationError: the broker no longer lets us in, or read.
         """
         subscribed = list(self._streams)
         self._consumer.subscribe(subscribed, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
@@ -73,6 +74,7 @@ class Worker:
                 if self._failure is not None:
                     # First, as what follows from it (a partition assigned without an offset) looks like lost data.
                     raise self._failure
+                self._broker.access.require()
                 self._take(messages)
                 self._commit_due()
             if not self.orphaned.is_set():
@@ -84,18 +86,14 @@ class Worker:
             self._consumer.close()
 
     def _take(self, messages: list[Message]) -> None:
-        faults = [message for message in messages if message.error() is not None]
-        if faults:
+        faults: list[Message] = []
+        if any(map(Message.error, messages)):
+            faults = [message for message in messages if message.error() is not None]
             for message in faults:
                 self._fault(message)
             messages = [message for message in messages if message.error() is None]
-        # Two flat lists: a tuple for each message would wake the garbage collector again and again.
-        topics: list[Any] = [message.topic() for message in messages]
-        parts: list[Any] = [message.partition() for message in messages]
-        count = len(messages)
-        cuts = [at for at in range(1, count) if parts[at] != parts[at - 1] or topics[at] != topics[at - 1]]
-        for low, high in itertools.pairwise([0, *cuts, count] if count else []):
-            self._add((topics[low], parts[low]), messages[low:high])
+        for at, run in runs(messages, len(self._streams) > 1):
+            self._add(at, run)
         for message in faults:
             # Only now, as what came before it is in the buffers.
             if cast(KafkaError, message.error()).code() == KafkaError._PARTITION_EOF:
@@ -135,7 +133,7 @@ class Worker:
             self._same_topics({str(message.topic())})
             return
         if error.code() not in _PASSING and not error.retriable():
-            raise self._broker.unavailable(error.str())
+            raise self._broker.fault(error)
 
     def _lost_its_place(self, at: tuple[str, int]) -> None:
         """The client has no offset to go on from: give it ours again, unless the broker lacks that one."""
@@ -190,8 +188,8 @@ class Worker:
             seconds=written.seconds,
         )  # fmt: skip
         if at in self._buffers and self._buffers[at].done:
-            self._pause(at)
-        self._show_lag(at, buffer.next)
+            pause(self._consumer, at)
+        show_lag(self._consumer, at, buffer.next)
 
     def _settle(self, at: tuple[str, int]) -> None:
         buffer = self._buffers[at]
@@ -231,21 +229,6 @@ class Worker:
         ends = self._job.ends.get(name)
         self._buffers[at] = Buffer(writer, start, ends[at[1]] if ends else None)
         return start
-
-    def _pause(self, at: tuple[str, int]) -> None:
-        try:
-            self._consumer.pause([TopicPartition(*at)])
-        except KafkaException:
-            # Taken away in the same moment; then there is nothing to pause.
-            return
-
-    def _show_lag(self, at: tuple[str, int], offset: int) -> None:
-        """Tell Kafka how far the lake is: for lag displays only, the truth is in the tables."""
-        try:
-            self._consumer.commit(offsets=[TopicPartition(*at, offset)], asynchronous=True)
-        except KafkaException:
-            # Asked again with the next batch; nothing depends on it.
-            return
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # librdkafka swallows what is raised in a callback, so it is kept for `run`.

@@ -15,8 +15,9 @@ from fasttrack.errors import StorageError
 from fasttrack.kubeflow import pods
 from fasttrack.kubeflow.definitions import training_pipeline
 from fasttrack.kubeflow.images import image
+from fasttrack.kubeflow.kafka_objects import gateway_component
 from fasttrack.kubeflow.names import usecase_object
-from fasttrack.kubeflow.objects import Options, documents
+from fasttrack.kubeflow.objects import Options, documents, kafka_access
 from fasttrack.kubeflow.pods import NAMESPACE
 from fasttrack.kubeflow.schedules import recurring_run
 from fasttrack.kubeflow.step_pods import complete_steps
@@ -29,6 +30,8 @@ __all__ = ["NAMESPACE", "Options", "compile_usecase", "image", "render"]
 #: The pipeline, as KFP's API takes it, and its schedule, if it has one; names among the files of `render`.
 PACKAGE = "kfp/training.yaml"
 RECURRING = "kfp/recurring-run.json"
+#: A component for the overlay: the gateway is one for all use cases, and so is its KafkaUser.
+GATEWAY = "gateway/kustomization.yaml"
 
 _HEAD = "# Made by `fasttrack compile` from the use case {name}; change that and compile again.\n"
 
@@ -79,7 +82,7 @@ def render(
     """
     chosen = options or Options()
     pipeline = training_pipeline(usecase)
-    complete_steps(pipeline, registry, chosen)
+    complete_steps(pipeline, registry, chosen, kafka_access(usecase, chosen, namespace, "drain"))
     whole, version = _manifests(pipeline, usecase, namespace)
     spec, platform = version["spec"]["pipelineSpec"], version["spec"]["platformSpec"]
     require_both(spec)
@@ -94,6 +97,8 @@ def render(
         "kfp/usecase.json": orjson.dumps(dump(usecase), option=orjson.OPT_INDENT_2).decode() + "\n",
         **{name: _yaml(objects) for name, objects in made.items()},
     }
+    if "kafka" not in chosen.leave_out and (rights := gateway_component(usecase)):
+        contents[GATEWAY] = _yaml([rights])
     if chosen.retrain:
         recurring = recurring_run(usecase, schedule=chosen.retrain, version=version["metadata"]["name"])
         contents[RECURRING] = orjson.dumps(recurring, option=orjson.OPT_INDENT_2).decode() + "\n"

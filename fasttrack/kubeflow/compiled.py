@@ -68,6 +68,22 @@ def jobs_in(contents: Mapping[str, str]) -> list[Object]:
     return [each for name, text in contents.items() if name.startswith("jobs/") for each in _documents(text, name)]
 
 
+def steps_in(contents: Mapping[str, str]) -> frozenset[str]:
+    """The tasks of the compiled pipeline that are steps: not conditions, exit handlers or other graphs.
+
+    Raises:
+        ConfigurationError: the pipeline isn't one.
+    """
+    try:
+        spec = next(each for each in _documents(contents[PACKAGE], PACKAGE) if "root" in each)
+        parts = spec["components"]
+        graphs = [part["dag"]["tasks"] for part in (spec["root"], *parts.values()) if "dag" in part]
+        tasks = [pair for graph in graphs for pair in graph.items()]
+        return frozenset(name for name, task in tasks if "executorLabel" in parts[task["componentRef"]["name"]])
+    except (StopIteration, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError("is no pipeline of KFP's.", where=PACKAGE, fix=_WRITE) from error
+
+
 def require_same(contents: Mapping[str, str], usecase: UseCase, namespace: str, folder: Path) -> None:
     """Refuse written files that are of another use case, of another state of it, of another namespace, or not all.
 

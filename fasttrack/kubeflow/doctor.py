@@ -10,7 +10,7 @@ from fasttrack.kubeflow.checks.finding import Finding, mend
 from fasttrack.kubeflow.checks.namespace import check_namespace
 from fasttrack.kubeflow.checks.permissions import FOLLOW, check_accounts, check_mine, needs_of
 from fasttrack.kubeflow.checks.pulls import check_images
-from fasttrack.kubeflow.checks.references import Reference, check_reference, references
+from fasttrack.kubeflow.checks.references import Reference, check_reference, made_by, references
 from fasttrack.kubeflow.checks.served import OPERATORS, check_served
 from fasttrack.kubeflow.checks.storage import check_storage
 from fasttrack.kubeflow.cluster.client import Cluster
@@ -71,7 +71,7 @@ def _version(cluster: Cluster) -> Finding:
 
 def _wanted(cluster: Cluster, objects: list[Object], namespace: str) -> Iterator[Finding]:
     """What the namespace always has to hold, then what these objects name beside that."""
-    made = {(each["kind"], each["metadata"]["name"]) for each in objects}
+    made = made_by(objects)
     told = {(each.kind, each.name) for each in WANTED} | {(PERSISTENT_VOLUME_CLAIM, pods.DATA)}
     others = [
         each

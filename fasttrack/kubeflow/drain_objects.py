@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fasttrack.kubeflow import ingest_pods, pods
+from fasttrack.kubeflow.kafka_access import KafkaAccess
 from fasttrack.kubeflow.names import LABEL, object_name
 from fasttrack.kubeflow.pods import Object
 from fasttrack.usecase import UseCase
@@ -13,13 +14,16 @@ _RESOURCES = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "4
 _GRACE_SECONDS = 90
 
 
-def drain_objects(usecase: UseCase, *, image: str, namespace: str, monitored: bool) -> list[Object]:
+def drain_objects(
+    usecase: UseCase, *, image: str, namespace: str, kafka: KafkaAccess | None, monitored: bool
+) -> list[Object]:
     """The Deployment of `fasttrack drain --until forever`; the drain of a run joins its group and ends before it.
 
     Args:
         usecase: the use case; its ConfigMap must be there.
         image: the drain's.
         namespace: the namespace.
+        kafka: who it is for Kafka, if anybody.
         monitored: make a PodMonitor, too.
     """
     file = f"{pods.USECASE_PATH}/{pods.USECASE_FILE}"
@@ -30,6 +34,7 @@ def drain_objects(usecase: UseCase, *, image: str, namespace: str, monitored: bo
         args=["drain", "--usecase", file, *ingest_pods.FOREVER],
         resources=_RESOURCES,
         grace=_GRACE_SECONDS,
+        kafka=kafka,
         data="write",
     )
     title = object_name(f"{usecase.name}-drain", LABEL)

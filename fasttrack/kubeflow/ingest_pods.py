@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from fasttrack.kubeflow import monitoring, pods
+from fasttrack.kubeflow.kafka_access import KafkaAccess
 from fasttrack.kubeflow.names import object_name
 from fasttrack.kubeflow.pods import Object
 from fasttrack.usecase import UseCase, canonical_text
@@ -61,6 +62,7 @@ def pod(
     secrets: Sequence[str] = (),
     resources: Object,
     grace: int,
+    kafka: KafkaAccess | None,
     data: str = "",
 ) -> Object:
     """The pod of one container, as a `restricted` namespace takes it; probes ask for its metrics.
@@ -73,6 +75,7 @@ def pod(
         secrets: variables out of the Secret.
         resources: what it asks for, and its limits.
         grace: seconds between SIGTERM and SIGKILL.
+        kafka: who it is for Kafka; None: nobody by name, on a listener without TLS.
         data: ``read`` or ``write``: how it sees the claim of the lake; empty: not at all.
     """
     probe = {"httpGet": {"path": "/metrics", "port": "metrics"}}
@@ -84,12 +87,15 @@ def pod(
     if data:
         mounts.append(pods.mount("data", pods.DATA_PATH, read_only=data == "read"))
         volumes.append(pods.data_volume())
+    env = [pods.secret_variable(variable) for variable in secrets]
+    if kafka:
+        mounts, volumes, env = mounts + kafka.mounts(), volumes + kafka.volumes(), env + kafka.env()
     container = {
         "name": name,
         "image": image,
         "args": list(args),
         "envFrom": pods.settings_from(),
-        "env": [pods.secret_variable(variable) for variable in secrets],
+        "env": env,
         "ports": [{"name": "metrics", "containerPort": PORT}],
         "startupProbe": {**probe, "periodSeconds": 2, "failureThreshold": 60},
         "livenessProbe": {**probe, "periodSeconds": 15, "timeoutSeconds": 5},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from fasttrack.errors import ConfigurationError
 from fasttrack.kubeflow import pods
+from fasttrack.kubeflow.kafka_access import GATEWAY_USER, user_name
 from fasttrack.kubeflow.names import object_name
 from fasttrack.kubeflow.pods import Object
 from fasttrack.usecase import UseCase
@@ -114,8 +116,23 @@ def kafka_users(usecase: UseCase, *, namespace: str, cluster: str) -> list[Objec
     return made
 
 
+def gateway_rights(usecase: UseCase) -> list[Object]:
+    """The ACLs that the gateway's KafkaUser needs for the use case's webhooks; none without any."""
+    streams = {source.stream for source in usecase.sources.values() if source.kind == "webhook"}
+    return [_allow("topic", topic, ["Write", "Describe"]) for topic in sorted(map(usecase.topic, streams))]
+
+
+def gateway_component(usecase: UseCase) -> Object | None:
+    """A kustomize Component that gives the gateway's KafkaUser those rights; None if it needs none."""
+    added = [{"op": "add", "path": "/spec/authorization/acls/-", "value": each} for each in gateway_rights(usecase)]
+    if not added:
+        return None
+    patch = {"target": {"kind": "KafkaUser", "name": GATEWAY_USER}, "patch": json.dumps(added, indent=2) + "\n"}
+    return {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component", "patches": [patch]}
+
+
 def _user(usecase: UseCase, role: str, acls: list[Object], namespace: str, cluster: str) -> Object:
-    made = pods.metadata(object_name(f"{usecase.name}-{role}"), namespace, "ingest", usecase)
+    made = pods.metadata(user_name(usecase, role), namespace, "ingest", usecase)
     made["labels"][CLUSTER_LABEL] = cluster
     spec = {"authentication": {"type": "tls"}, "authorization": {"type": "simple", "acls": acls}}
     return {"apiVersion": API, "kind": "KafkaUser", "metadata": made, "spec": spec}

@@ -12,6 +12,7 @@ from fasttrack.kubeflow.experiment import experiment
 from fasttrack.kubeflow.graph import inference_graph
 from fasttrack.kubeflow.images import INGEST, SPARK, TRAINER, image
 from fasttrack.kubeflow.inference import NO_DIGEST, inference_service, serving_runtime, storage_uri
+from fasttrack.kubeflow.kafka_access import KafkaAccess, user_name
 from fasttrack.kubeflow.kafka_objects import kafka_topics, kafka_users
 from fasttrack.kubeflow.monitoring import alerts, monitors
 from fasttrack.kubeflow.names import is_dns_1035, is_dns_1123_subdomain
@@ -41,6 +42,8 @@ class Options(RunOptions):
         refresh: when the feature table is built by itself; without one, the schedule is suspended.
         kafka_cluster: name of the Strimzi Kafka.
         kafka_namespace: where its topic operator looks; by default where everything is.
+        kafka_secrets_copied: where the Kafka is in another namespace: something copies the Secrets of its CA and of
+            the users to the pods'.
         kafka_replicas: copies of each partition.
         gateway: name of the Gateway that callers come through.
         gateway_namespace: its namespace, if it is another one.
@@ -55,6 +58,7 @@ class Options(RunOptions):
     refresh: str = ""
     kafka_cluster: str = "kafka"
     kafka_namespace: str = ""
+    kafka_secrets_copied: bool = False
     kafka_replicas: int = 3
     gateway: str = "fasttrack"
     gateway_namespace: str = ""
@@ -96,6 +100,25 @@ def split_name(text: str, where: str) -> tuple[str, str]:
     if len(namespace) > 1 or not is_dns_1123_subdomain(name) or not all(map(is_dns_1035, namespace)):
         raise ConfigurationError(f"{text!r} is not a name.", where=where, fix="Write NAME or NAMESPACE/NAME.")
     return "".join(namespace), name
+
+
+def kafka_access(usecase: UseCase, options: Options, namespace: str, role: str) -> KafkaAccess | None:
+    """Who a pod of a role (``drain``, ``ingest``) is for Kafka; None where no users are compiled.
+
+    Raises:
+        ConfigurationError: its pod can't see the certificate.
+    """
+    if "kafka" in options.leave_out:
+        return None
+    there = options.kafka_namespace or namespace
+    if there != namespace and not options.kafka_secrets_copied:
+        raise ConfigurationError(
+            f"pods in {namespace} can't come to Kafka by TLS: Strimzi makes the certificates in {there}, and a pod "
+            "mounts Secrets of its own namespace only.", where="--kafka",
+            fix="Let something copy them (docs/how-to/deploy.md) and say --kafka-secrets-copied, or compile with "
+            "--leave-out kafka for a listener without TLS.",
+        )  # fmt: skip
+    return KafkaAccess(options.kafka_cluster, user_name(usecase, role))
 
 
 # Without a schedule of the user's own, this stands in the suspended object.
@@ -153,8 +176,10 @@ def _optional(usecase: UseCase, options: Options, registry: str, namespace: str)
         made["sources.yaml"] = sources
     if options.continuous_drain:
         monitored = "monitoring" not in options.leave_out
-        drain = image(registry, INGEST)
-        made["drain.yaml"] = drain_objects(usecase, image=drain, namespace=namespace, monitored=monitored)
+        access = kafka_access(usecase, options, namespace, "drain")
+        made["drain.yaml"] = drain_objects(
+            usecase, image=image(registry, INGEST), namespace=namespace, kafka=access, monitored=monitored
+        )
     if "schedules" not in options.leave_out:
         made["schedules.yaml"] = _schedules(usecase, options, registry, namespace)
     return made
@@ -165,6 +190,7 @@ def _sources(usecase: UseCase, options: Options, registry: str, namespace: str) 
         usecase,
         image=image(registry, INGEST),
         namespace=namespace,
+        kafka=kafka_access(usecase, options, namespace, "ingest"),
         kafka_namespace=options.kafka_namespace or namespace,
         connect=f"{options.kafka_cluster}-connect",
         monitored="monitoring" not in options.leave_out,

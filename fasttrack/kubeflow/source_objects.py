@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 from fasttrack.errors import ConfigurationError
+from fasttrack.ingest.security import SUFFIXES
 from fasttrack.kubeflow import ingest_pods, pods
 from fasttrack.kubeflow.connectors import connector
+from fasttrack.kubeflow.kafka_access import KafkaAccess
 from fasttrack.kubeflow.names import LABEL, object_name
 from fasttrack.kubeflow.pods import Object
 from fasttrack.usecase import UseCase
-from fasttrack.usecase.sources import FilesSource, PostgresReplicationSource, RestSource, Source, WebhookSource
+from fasttrack.usecase.sources import (
+    FilesSource,
+    PostgresReplicationSource,
+    RestSource,
+    Source,
+    StreamSource,
+    WebhookSource,
+)
 
 _COMPONENT = "source"
 _SOURCE_LABEL = "fasttrack.ai/source"
 _RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
 # What was sent is confirmed and recorded after SIGTERM.
 _GRACE_SECONDS = 60
+# Where another cluster's ca.crt, user.crt and user.key lie, for the variables that stand beside its address.
+_FILES = "source-kafka"
+_FILES_PATH = "/var/run/fasttrack/source"
 
 
 def source_objects(
-    usecase: UseCase, *, image: str, namespace: str, kafka_namespace: str, connect: str, monitored: bool
+    usecase: UseCase,
+    *,
+    image: str,
+    namespace: str,
+    kafka: KafkaAccess | None,
+    kafka_namespace: str,
+    connect: str,
+    monitored: bool,
 ) -> list[Object]:
     """The objects of all sources but webhooks, which the gateway takes in.
 
@@ -26,6 +45,7 @@ def source_objects(
         usecase: the use case; its ConfigMap must be there.
         image: the ingester's.
         namespace: of the ingesters.
+        kafka: who the ingesters are for Kafka, if anybody.
         kafka_namespace: of the connectors.
         connect: name of the Strimzi KafkaConnect.
         monitored: make a PodMonitor, too.
@@ -41,14 +61,16 @@ def source_objects(
         if isinstance(source, PostgresReplicationSource) and source.connector:
             found.append(connector(usecase, name, source, kafka_namespace, connect))
         else:
-            found.append(_deployment(usecase, name, source, image, namespace))
+            found.append(_deployment(usecase, name, source, image, namespace, kafka))
             readers = True
     if readers and monitored:
         found.append(ingest_pods.monitor(usecase, f"{usecase.name}-sources", namespace, _COMPONENT))
     return found
 
 
-def _deployment(usecase: UseCase, name: str, source: Source, image: str, namespace: str) -> Object:
+def _deployment(
+    usecase: UseCase, name: str, source: Source, image: str, namespace: str, kafka: KafkaAccess | None
+) -> Object:
     """One at a time: a second one would take the source over from the first."""
     if isinstance(source, FilesSource) and not source.path.startswith(("s3://", f"{pods.DATA_PATH}/")):
         raise ConfigurationError(
@@ -67,9 +89,23 @@ def _deployment(usecase: UseCase, name: str, source: Source, image: str, namespa
         secrets=_secrets(source),
         resources=_RESOURCES,
         grace=_GRACE_SECONDS,
+        kafka=kafka,
         data="read" if local else "",
     )
+    if isinstance(source, StreamSource):
+        _let_in_elsewhere(pod, source.connection_env, title)
     return ingest_pods.deployment(usecase, title, namespace, _COMPONENT, pod, {_SOURCE_LABEL: object_name(name)})
+
+
+def _let_in_elsewhere(pod: Object, variable: str, secret: str) -> None:
+    """What another Kafka asks for; whether it does is said by variables of the Secret that holds its address."""
+    (container,) = pod["containers"]
+    for suffix in SUFFIXES:
+        found = pods.secret_variable(f"{variable}_{suffix}")
+        found["valueFrom"]["secretKeyRef"]["optional"] = True
+        container["env"].append(found)
+    container["volumeMounts"].append(pods.mount(_FILES, _FILES_PATH, read_only=True))
+    pod["volumes"].append({"name": _FILES, "secret": {"secretName": secret, "optional": True}})
 
 
 def _secrets(source: Source) -> list[str]:

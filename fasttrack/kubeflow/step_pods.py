@@ -9,25 +9,30 @@ from typing import Any
 
 from fasttrack.errors import ConfigurationError
 from fasttrack.kubeflow.images import PREFIX, image
+from fasttrack.kubeflow.kafka_access import KafkaAccess
 from fasttrack.kubeflow.run_options import LAUNCHERS, RunOptions
 
 # CPU, memory and most memory: quotas refuse pods that don't say. Most steps only wait for others.
 _NEEDS = {"drain": ("1", "1Gi", "4Gi"), "validate": ("500m", "1Gi", "4Gi"), "evaluate": ("1", "2Gi", "8Gi")}
+# Steps that ask Kafka.
+_KAFKA = ("drain", "validate")
 _SMALL = ("100m", "256Mi", "1Gi")
 
 
-def complete_steps(pipeline: Any, registry: str, options: RunOptions) -> None:
+def complete_steps(pipeline: Any, registry: str, options: RunOptions, kafka: KafkaAccess | None) -> None:
     """Put image, variables and resources into every step.
 
     Args:
         pipeline: a KFP graph component; its executors are changed.
         registry: what stands before the images.
         options: what the launchers have to know.
+        kafka: who the steps are for Kafka, if anybody.
 
     Raises:
         ConfigurationError: a step's image isn't one of ours.
     """
-    for executor in pipeline.pipeline_spec.deployment_spec["executors"].values():
+    platform = pipeline.platform_spec.platforms["kubernetes"].deployment_spec.executors
+    for label, executor in pipeline.pipeline_spec.deployment_spec["executors"].items():
         container = executor["container"]
         name = container["image"]
         if not name.startswith(PREFIX):
@@ -42,3 +47,14 @@ def complete_steps(pipeline: Any, registry: str, options: RunOptions) -> None:
         }
         if step in LAUNCHERS:
             container["env"] = options.variables()
+        if kafka and step in _KAFKA:
+            container["env"] = kafka.env()
+            for path, secret in kafka.secrets.items():
+                platform[label]["secretAsVolume"].append(secret_volume(secret, path))
+
+
+def secret_volume(secret: str, path: str) -> dict[str, object]:
+    """A Secret as a step's volume, in kfp-kubernetes' words."""
+    # KFP reads the parameter; its older versions read the plain name.
+    constant = {"runtimeValue": {"constant": secret}}
+    return {"secretName": secret, "secretNameParameter": constant, "mountPath": path, "optional": False}

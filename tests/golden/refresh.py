@@ -22,6 +22,7 @@ UGLY = Options(
     refresh="0 * * * *",
     kafka_cluster="events",
     kafka_namespace="streaming",
+    kafka_secrets_copied=True,
     kafka_replicas=1,
     gateway="edge",
     gateway_namespace="istio-ingress",

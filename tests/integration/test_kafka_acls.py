@@ -6,9 +6,8 @@ import json
 import re
 import signal
 import subprocess
-import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,30 +15,22 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
-from confluent_kafka.admin import (
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    NewTopic,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient
 
 from fasttrack.ingest.drain import drain
 from fasttrack.ingest.reconcile import reconcile
 from fasttrack.ingest.sources.connect import connect
 from fasttrack.ingest.sources.run import ingest
-from fasttrack.kubeflow.kafka_objects import kafka_topics, kafka_users
 from fasttrack.local import kafka
 from fasttrack.local.part import HOST
 from fasttrack.local.platform import Platform
 from fasttrack.local.ports import Ports
-from fasttrack.usecase import UseCase, load
+from fasttrack.usecase import load
+from tests.integration.kafka_rights import acls_of, allow, make_topics
 from tests.integration.source_oracle import ROOT
 from tests.integration.source_tables import take
 from tests.integration.test_ingest_sources import declare, folder, write
+from tests.integration.tls_broker import await_answer
 from tests.local_homes import new_home
 
 # Clients don't say who they are: the ACLs of a KafkaUser are given to whoever that is.
@@ -54,11 +45,6 @@ sasl.mechanism.controller.protocol=PLAIN
 listener.name.admin.plain.sasl.jaas.config={login}
 listener.name.controller.plain.sasl.jaas.config={login}
 """
-KINDS = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "cluster": ResourceType.BROKER}
-PATTERNS = {"literal": ResourcePatternType.LITERAL, "prefix": ResourcePatternType.PREFIXED}
-EVERY = AclBindingFilter(
-    ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY
-)
 
 
 @contextmanager
@@ -91,57 +77,6 @@ def secured(home: Path) -> Iterator[tuple[str, AdminClient]]:
             process.send_signal(signal.SIGTERM)
 
 
-def await_answer(client: AdminClient, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        assert process.poll() is None, log.read_text()[-2000:]
-        try:
-            if client.list_topics(timeout=2).brokers:
-                return
-        except KafkaException:
-            assert time.monotonic() < deadline, log.read_text()[-2000:]
-
-
-def allow(admin: AdminClient, acls: Sequence[dict[str, Any]]) -> None:
-    """Take all rights away, then give these, as Strimzi's user operator would."""
-    for future in admin.delete_acls([EVERY]).values():
-        future.result(30)
-    made = []
-    for acl in acls:
-        resource = acl["resource"]
-        kind, pattern = KINDS[resource["type"]], PATTERNS[resource.get("patternType", "literal")]
-        for operation in acl["operations"]:
-            word = AclOperation[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation).upper()]
-            of = resource.get("name", "kafka-cluster")
-            made.append(AclBinding(kind, of, pattern, PRINCIPAL, acl["host"], word, AclPermissionType.ALLOW))
-    for future in admin.create_acls(made).values() if made else ():
-        future.result(30)
-    # The broker learns of them a moment after the controller has them.
-    deadline = time.monotonic() + 30
-    while set(admin.describe_acls(EVERY).result(30)) != set(made):
-        assert time.monotonic() < deadline, "the rights didn't come into force"
-        time.sleep(0.05)
-
-
-def acls_of(usecase: UseCase, role: str) -> list[dict[str, Any]]:
-    (user,) = (
-        user for user in kafka_users(usecase, namespace="n", cluster="c") if user["metadata"]["name"].endswith(role)
-    )
-    acls: list[dict[str, Any]] = user["spec"]["authorization"]["acls"]
-    return acls
-
-
-def make_topics(admin: AdminClient, usecase: UseCase) -> None:
-    """The topics as Strimzi's topic operator would: no user has the right."""
-    specs = [each["spec"] for each in kafka_topics(usecase, namespace="n", cluster="c", replicas=1)]
-    made = [
-        NewTopic(spec["topicName"], spec["partitions"], 1, config={k: str(v) for k, v in spec["config"].items()})
-        for spec in specs
-    ]
-    for future in admin.create_topics([*made, NewTopic("elsewhere", 1, 1)]).values():
-        future.result(30)
-
-
 def denied(bootstrap: str, topic: str) -> bool:
     client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     try:
@@ -160,14 +95,14 @@ def test_the_compiled_rights_are_enough_to_ingest_and_to_drain(
     with new_home() as home, secured(home) as (bootstrap, admin):
         settings = replace(platform.settings(), kafka=bootstrap, lake=str(tmp_path / "lake"))
         monkeypatch.setenv("OTHERS", bootstrap)
-        make_topics(admin, usecase)
-        allow(admin, [])
+        make_topics(admin, usecase, "elsewhere")
+        allow(admin, {PRINCIPAL: []})
         assert denied(bootstrap, usecase.topic("placed")), "a right that nobody gave: this test would show nothing"
 
         paid = [{"event_id": f"p{n}", "order_id": "o", "paid_at": "2020-01-01T00:00:00Z", "delay": 1} for n in range(9)]
         theirs = {"type": "topic", "name": "elsewhere"}
         write_right = {"resource": theirs, "operations": ["Write", "Describe"], "host": "*"}
-        allow(admin, [write_right])
+        allow(admin, {PRINCIPAL: [write_right]})
         errors: list[Any] = []
         refused = {"on_delivery": lambda error, _: errors.append(error), "delivery.report.only.error": True}
         producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0, **refused})
@@ -177,7 +112,7 @@ def test_the_compiled_rights_are_enough_to_ingest_and_to_drain(
 
         # The other topic's owner gives the right to read it, and none to a group.
         read_right = {"resource": theirs, "operations": ["Read", "Describe"], "host": "*"}
-        allow(admin, [read_right])
+        allow(admin, {PRINCIPAL: [read_right]})
         reader = connect(usecase, settings, "others")
         reader.open(None)
         # Longer than the client looks for the group's coordinator.
@@ -185,7 +120,7 @@ def test_the_compiled_rights_are_enough_to_ingest_and_to_drain(
         assert reader.read(2.0) is None
         reader.close()
 
-        allow(admin, [*acls_of(usecase, "ingest"), read_right])
+        allow(admin, {PRINCIPAL: [*acls_of(usecase, "ingest"), read_right]})
         for number in range(2):
             # The second time it finds out what the first one sent.
             write(tmp_path / "in" / f"{number}.csv", number * 100, 100)
@@ -194,7 +129,7 @@ def test_the_compiled_rights_are_enough_to_ingest_and_to_drain(
             assert report.sources["orders"].sent == 100
         assert denied(bootstrap, "not-ours")
 
-        allow(admin, acls_of(usecase, "drain"))
+        allow(admin, {PRINCIPAL: acls_of(usecase, "drain")})
         landed = drain(usecase, settings)
         assert landed.complete
         assert {name: stream.events for name, stream in landed.streams.items()} == {"placed": 200, "paid": 9}

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -282,6 +282,7 @@ def gateway(
     sink: MemorySink | None = None,
     kafka: str = "",
     schema_registry: str = "",
+    kafka_security: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Iterator[Running]:
     """Run a gateway over these deployments; without `redis` it works as if Redis were down."""
@@ -295,6 +296,7 @@ def gateway(
         jwks=str(issuer.path),
         issuer=ISSUER,
         audience=AUDIENCE,
+        **(kafka_security or {}),
     )
     chosen = GatewayOptions(**{"spool": folder / "spool", "audit_seconds": 0.02, "poll_seconds": 0.2, **options})
     built = Parts.build(settings, chosen)

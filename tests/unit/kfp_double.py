@@ -36,13 +36,32 @@ class Kfp:
     breaches: list[str] = field(default_factory=list)
 
 
-def run_as(state: str, tasks: dict[str, str], message: str = "") -> dict[str, Any]:
-    """A run in KFP's words."""
-    details = [{"display_name": name, "state": how, "task_id": name} for name, how in tasks.items()]
+def run_as(
+    state: str, tasks: dict[str, str], message: str = "", *, history: tuple[str, ...] = (), drivers: str = "SUCCEEDED"
+) -> dict[str, Any]:
+    """A run in KFP's words. To its server each node of Argo's is a task: the workflow, its graphs, and each driver.
+
+    Args:
+        state: how the run stands.
+        tasks: the state of each step; the graphs around them stand as the run does.
+        message: KFP's reason.
+        history: the states that the run had before.
+        drivers: how the drivers of the steps stand.
+    """
+    around = {"flights-training-x7k2p": state, "root-driver": "SUCCEEDED", "root": state}
+    around |= {"exit-handler-1-driver": "SUCCEEDED", "exit-handler-1": state, "exit-handler-1.onExit": "RUNNING"}
+    nodes = [*around.items()]
+    for name, how in tasks.items():
+        nodes += [(f"{name}-driver", drivers), (name, how), ("executor", how)]
+    details = [
+        {"display_name": name, "state": how, "start_time": f"2026-01-01T00:00:{second:02}Z"}
+        for second, (name, how) in enumerate(nodes)
+    ]
     found: dict[str, Any] = {
         "run_id": "kfp-1",
         "display_name": "r",
         "state": state,
+        "state_history": [{"state": each} for each in (*history, state)],
         "run_details": {"task_details": details},
     }
     if message:

@@ -141,6 +141,7 @@ def test_a_volume_that_cannot_be_mounted_is_told_from_the_pods_own_events() -> N
     ("message", "code"),
     [
         ('pods "a" is forbidden: exceeded quota: team, requested: pods=1, used: pods=4, limited: pods=4', "quota"),
+        ('pods "a" is forbidden: failed quota: team: must specify requests.cpu for: init,wait', "quota"),
         ('pods "a" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true', "pod-security"),
         ('admission webhook "v.kyverno.svc" denied the request: no latest tag', "webhook"),
         ('Internal error: failed calling webhook "x": connection refused', "webhook"),

@@ -62,7 +62,7 @@ def test_what_reads_sources_and_what_drains_may_talk_to_kafka_and_the_registry()
     policy = one("NetworkPolicy", "ingest")["spec"]
     (chosen,) = policy["podSelector"]["matchExpressions"]
     assert set(chosen["values"]) == components == {"source", "drain"}
-    assert {port["port"] for port in policy["egress"][0]["ports"]} == {8081, 9092}
+    assert {port["port"] for port in policy["egress"][0]["ports"]} == {8081, 9093}
     for file in ("kafka/kafka.yaml", "schema-registry/schema-registry.yaml"):
         text = (ROOT / "manifests/kustomize/components" / file).read_text()
         assert "matchExpressions: [{key: app.kubernetes.io/component, operator: In, values: [source, drain]}]" in text

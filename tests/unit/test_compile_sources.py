@@ -101,9 +101,13 @@ def test_two_connectors_may_share_a_stream_and_other_sources_may_feed_others() -
 def test_a_pod_gets_the_secrets_that_its_source_names_and_no_others(source: Object, variables: list[str]) -> None:
     deployment, _ = compiled(usecase({"it": source, "other": {**REST, "token_env": "NOT_ITS"}}))[::2]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    assert [each["name"] for each in container["env"]] == variables
-    for each in container["env"]:
-        assert each["valueFrom"] == {"secretKeyRef": {"name": "fasttrack-secrets", "key": each["name"]}}
+    named = [each for each in container["env"] if "valueFrom" in each]
+    wanted = [each for each in named if not each["valueFrom"]["secretKeyRef"].get("optional")]
+    assert [each["name"] for each in wanted] == variables
+    assert all(each["name"].rpartition("_")[0] in variables for each in named if each not in wanted)
+    for each in named:
+        reference = {**each["valueFrom"]["secretKeyRef"], "optional": None}
+        assert reference == {"name": "fasttrack-secrets", "key": each["name"], "optional": None}
     assert container["envFrom"] == [{"configMapRef": {"name": "fasttrack-settings"}}]
 
 

@@ -8,8 +8,9 @@ import threading
 import pytest
 
 from fasttrack.errors import ConfigurationError, UnavailableError
+from fasttrack.ingest import access
 from fasttrack.ingest import broker as broker_module
-from fasttrack.ingest.broker import Broker, _server
+from fasttrack.ingest.broker import Broker
 from tests.loopback import free_port
 
 
@@ -66,7 +67,7 @@ def test_a_broker_that_just_starts_is_waited_for(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_addresses_are_read_as_kafka_reads_them(text: str, server: tuple[str, int]) -> None:
-    assert _server(text) == server
+    assert access.server(text) == server
 
 
 @pytest.mark.parametrize("text", ["", "kafka:port", "kafka:99999", ":9092", "[::1"])

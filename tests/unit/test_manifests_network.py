@@ -19,7 +19,7 @@ KUSTOMIZE = Path(__file__).parents[2] / "manifests/kustomize"
 Object = dict[str, Any]
 Labels = dict[str, str]
 
-KAFKA, REGISTRY, REDIS, POSTGRES = 9092, 8081, 6379, 5432
+KAFKA, PLAIN, REGISTRY, REDIS, POSTGRES = 9093, 9092, 8081, 6379, 5432
 STEP = {"workflows.argoproj.io/workflow": "run"}
 GATEWAY = {"app.kubernetes.io/name": "gateway"}
 SERVER = {"serving.kserve.io/inferenceservice": "flights", "app.kubernetes.io/component": "serving"}
@@ -27,7 +27,7 @@ SERVER = {"serving.kserve.io/inferenceservice": "flights", "app.kubernetes.io/co
 STORES = {
     "production": {KAFKA: {"strimzi.io/cluster": "kafka"}, REGISTRY: {"app.kubernetes.io/name": "schema-registry"}},
     "dev": {
-        KAFKA: {"app.kubernetes.io/name": "kafka-bootstrap"},
+        PLAIN: {"app.kubernetes.io/name": "kafka-bootstrap"},
         REGISTRY: {"app.kubernetes.io/name": "schema-registry"},
         REDIS: {"app.kubernetes.io/name": "redis"},
         POSTGRES: {"app.kubernetes.io/name": "postgres"},
@@ -44,7 +44,8 @@ def matches(selector: Object, labels: Labels) -> bool:
     wanted = selector.get("matchLabels", {}).items() <= labels.items()
     for each in selector.get("matchExpressions", ()):
         there = labels.get(each["key"])
-        wanted &= there is not None if each["operator"] == "Exists" else there in each["values"]
+        named = each.get("values", ())
+        wanted &= {"Exists": there is not None, "In": there in named, "NotIn": there not in named}[each["operator"]]
     return wanted
 
 
@@ -111,8 +112,8 @@ def compiled_pods() -> dict[str, Labels]:
 
 #: What compiled pods of each component call by themselves, beside the names of others.
 NEEDS = {
-    "source": {KAFKA, REGISTRY},
-    "drain": {KAFKA, REGISTRY},
+    "source": {KAFKA, PLAIN, REGISTRY},
+    "drain": {KAFKA, PLAIN, REGISTRY},
     "features": {REDIS},
     "training": set[int](),
 }
@@ -135,8 +136,8 @@ def test_every_compiled_pod_reaches_what_it_needs(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", FILES)
 def test_steps_servers_and_gateway_reach_what_they_need(overlay: str) -> None:
     for name, labels, ports in (
-        ("steps", STEP, {KAFKA, REGISTRY, REDIS, POSTGRES}),
-        ("gateway", GATEWAY, {KAFKA, REGISTRY, REDIS, POSTGRES}),
+        ("steps", STEP, {KAFKA, PLAIN, REGISTRY, REDIS, POSTGRES}),
+        ("gateway", GATEWAY, {KAFKA, PLAIN, REGISTRY, REDIS, POSTGRES}),
         ("servers", SERVER, {REDIS}),
     ):
         for port in ports & STORES[overlay].keys():
@@ -147,7 +148,7 @@ def test_steps_servers_and_gateway_reach_what_they_need(overlay: str) -> None:
 def test_whom_nothing_names_reaches_nothing(overlay: str) -> None:
     stranger = {"app.kubernetes.io/name": "stranger"}
     for labels in (stranger, SERVER):
-        for port in {KAFKA, REGISTRY} & STORES[overlay].keys():
+        for port in {KAFKA, PLAIN, REGISTRY} & STORES[overlay].keys():
             assert not open_way(overlay, labels, STORES[overlay][port], port)
 
 
@@ -165,10 +166,17 @@ def test_a_connector_reaches_brokers_and_registry_with_a_name() -> None:
     connect = {"strimzi.io/kind": "KafkaConnect", "strimzi.io/cluster": "kafka-connect"}
     stores = STORES["production"]
     assert open_way("production", connect, stores[REGISTRY], REGISTRY)
-    # Strimzi lets everybody in to a listener that asks for a certificate.
-    mine = [each for each in policies("production") if matches(each["podSelector"], connect)]
-    assert any({"port": 9093} in rule["ports"] for each in mine for rule in each.get("egress", ()))
-    assert not open_way("production", connect, stores[KAFKA], KAFKA)
+    assert open_way("production", connect, stores[KAFKA], KAFKA)
+
+
+def test_the_registry_reaches_the_brokers() -> None:
+    for overlay, port in (("production", KAFKA), ("dev", PLAIN)):
+        assert open_way(overlay, STORES[overlay][REGISTRY], STORES[overlay][port], port)
+
+
+def test_no_broker_of_production_is_reached_without_tls() -> None:
+    labels = STORES["production"][KAFKA]
+    assert not any(open_way("production", each, labels, PLAIN) for each in (STEP, GATEWAY, *compiled_pods().values()))
 
 
 def test_the_mesh_lets_in_the_accounts_of_those_whom_the_policies_let_in() -> None:

@@ -18,7 +18,7 @@ import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from fasttrack.errors import ConflictError, StorageError
-from fasttrack.ingest.broker import Broker, Topic, client_settings
+from fasttrack.ingest.broker import Broker, Topic
 from fasttrack.ingest.marker import fetch
 from fasttrack.ingest.sources.message import HEADER
 from fasttrack.ingest.sources.source import Position
@@ -86,7 +86,7 @@ class Checkpoints:
         self._written: int | None = None
         self._failures: list[str] = []
         settings = {"enable.idempotence": True, "acks": "all", "on_delivery": self._delivered}
-        self._producer = Producer(client_settings(broker.bootstrap) | settings)
+        self._producer = Producer(broker.access.client() | settings)
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
@@ -134,6 +134,7 @@ class Checkpoints:
             ConflictError: another ingester has taken the source over.
             StorageError: the position is larger than Kafka takes.
             UnavailableError: the broker does not answer; whether it is recorded is not known.
+            AuthorizationError: there is no right to write.
         """
         for other in self._since():
             if other.owner != self._owner and other.epoch >= self._epoch:
@@ -147,7 +148,11 @@ class Checkpoints:
             self._producer.produce(self._topic, mine.to_json(), self._key, 0)
         except KafkaException as error:
             raise StorageError(f"the position can't be kept: {error}.", where=f"source {self._key.decode()}") from error
-        if self._producer.flush(_ANSWER_SECONDS) or self._failures:
+        try:
+            left = self._producer.flush(_ANSWER_SECONDS)
+        except KafkaException as error:
+            raise self._broker.fault(error.args[0]) from error
+        if left or self._failures:
             self._producer.purge()
             raise self._broker.unavailable(self._failures[0] if self._failures else "timed out")
         if self._written == self._read:
@@ -178,7 +183,7 @@ def _headers(broker: Broker, topic: Topic, offsets: list[int] | None) -> Iterato
     settings = {"group.id": "fasttrack-sources", "enable.auto.commit": False, "auto.offset.reset": "error"}
     # Ours have no transactions, but those of others hide what comes after them until they end.
     settings |= {"enable.partition.eof": True, "isolation.level": "read_uncommitted"}
-    consumer = Consumer(client_settings(broker.bootstrap) | settings)
+    consumer = Consumer(broker.access.client() | settings)
     deadline = time.monotonic() + broker.patience
     try:
         ends = _assign(consumer, broker, topic, offsets)

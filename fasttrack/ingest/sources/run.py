@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack.errors import UseCaseError
 from fasttrack.ingest.broker import Broker
-from fasttrack.ingest.sources.session import Session, SourceReport, Until
+from fasttrack.ingest.sources.report import SourceReport
+from fasttrack.ingest.sources.session import Session, Until
 from fasttrack.progress import track
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
@@ -75,7 +76,7 @@ def ingest(
     """
     began = time.monotonic()
     chosen = _choose(usecase, names)
-    Broker(settings.require("kafka")).greet()
+    Broker.at(settings).greet()
     stop, report = stop or threading.Event(), IngestReport()
     failures: list[BaseException] = []
     with track("Ingesting", None, "records") as bar, _signals(stop) as received:

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Delivery
 
 from fasttrack.errors import DataQualityError, UnavailableError
-from fasttrack.ingest.broker import Broker, client_settings
+from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.sources.message import HEADER, Message
 
 _POLL_SECONDS = 0.05
@@ -42,7 +42,7 @@ class Sender:
     def __init__(self, broker: Broker, stop: threading.Event, stalled: Callable[[UnavailableError], None]) -> None:
         self._broker, self._stop, self._stalled = broker, stop, stalled
         self._failures: list[KafkaError] = []
-        self._producer = Producer(client_settings(broker.bootstrap) | _SETTINGS | {"on_delivery": self._delivered})
+        self._producer = Producer(broker.access.client() | _SETTINGS | {"on_delivery": self._delivered})
 
     def _delivered(self, error: KafkaError | None, _: Delivery) -> None:
         if error is not None:
@@ -54,6 +54,8 @@ class Sender:
         Raises:
             DataQualityError: one is larger than the topic takes.
             UnavailableError: the broker does not answer, and `stalled` gave up; some may be there.
+            ConfigurationError: broker and client don't trust each other.
+            AuthorizationError: there is no right to write.
         """
         for each in messages:
             while True:
@@ -74,7 +76,12 @@ class Sender:
     def _confirm(self) -> None:
         left, since, stopped = len(self._producer), time.monotonic(), None
         while left and not self._failures:
-            self._producer.flush(_POLL_SECONDS)
+            try:
+                self._producer.flush(_POLL_SECONDS)
+            except KafkaException as error:
+                # Fatal: it never sends again.
+                self._failures.append(error.args[0])
+            self._broker.access.require()
             now = time.monotonic()
             if len(self._producer) < left:
                 left, since = len(self._producer), now
@@ -97,7 +104,7 @@ class Sender:
 
     def _refused(self, topic: str, error: KafkaError, messages: Sequence[Message]) -> Exception:
         if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
-            return self._broker.unavailable(error)
+            return self._broker.fault(error)
         largest = max(messages, key=lambda each: len(each.value or b""))
         return DataQualityError(
             f"a record of {len(largest.value or b''):,} bytes is more than the topic takes.",

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from fasttrack.errors import UnavailableError
@@ -16,6 +15,7 @@ from fasttrack.ingest.broker import Broker, Topic
 from fasttrack.ingest.sources.checkpoints import Checkpoint, Checkpoints, sent_since
 from fasttrack.ingest.sources.connect import connect
 from fasttrack.ingest.sources.message import Mapper
+from fasttrack.ingest.sources.report import SourceReport
 from fasttrack.ingest.sources.sender import Sender
 from fasttrack.ingest.sources.source import Batch, Position, Source, Unfinished
 from fasttrack.progress import note
@@ -35,35 +35,6 @@ _LONGEST_WAIT_SECONDS = 30.0
 # What was sent before a crash lies close together in the source: this far behind the last of it, none is left.
 _BEHIND_THE_LAST = 100_000
 _LONG_SCAN = 100_000
-
-
-@dataclass
-class SourceReport:
-    """What became of one source's records.
-
-    Attributes:
-        stream: where they went.
-        read: records that the source gave: `sent` + `skipped`.
-        sent: messages that the broker has.
-        skipped: sent by an earlier run that couldn't record it any more.
-        unparsable: of those read, how many are raw bytes, for the drain to refuse.
-        errors: failures that were tried again.
-        lag: how many records (of files: files) wait; None if the source can't tell.
-        broken: what couldn't be read at all and is tried again by the next run: its name and why.
-        complete: the source was read to its end.
-        seconds: how long it took.
-    """
-
-    stream: str
-    read: int = 0
-    sent: int = 0
-    skipped: int = 0
-    unparsable: int = 0
-    errors: int = 0
-    lag: float | None = None
-    broken: dict[str, str] = field(default_factory=dict)
-    complete: bool = False
-    seconds: float = 0.0
 
 
 class Session:
@@ -90,7 +61,7 @@ class Session:
         self._usecase, self._settings, self._name = usecase, settings, name
         self._until, self._stop, self._advance, self._metrics = until, stop, advance, metrics
         self._declared = usecase.sources[name]
-        self._broker = Broker(settings.require("kafka"))
+        self._broker = Broker.at(settings)
         self._failures, self._moved = 0, time.monotonic()
         #: Grows while it runs.
         self.report = SourceReport(self._declared.stream)

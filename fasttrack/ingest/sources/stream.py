@@ -9,8 +9,10 @@ from typing import Any
 import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from fasttrack.errors import ConfigurationError, DataLossError, UnavailableError
-from fasttrack.ingest.broker import PASSING, Broker, Offsets, Topic, client_settings
+from fasttrack.errors import AuthorizationError, ConfigurationError, DataLossError, UnavailableError
+from fasttrack.ingest.access import PASSING
+from fasttrack.ingest.broker import Broker, Offsets, Topic
+from fasttrack.ingest.security import security
 from fasttrack.ingest.sources.source import Batch, Position, Record
 from fasttrack.usecase import UseCase
 from fasttrack.usecase.sources import StreamSource
@@ -39,7 +41,8 @@ class TopicReader:
         environment: where `connection_env` stands.
 
     Raises:
-        ConfigurationError: `connection_env` isn't set.
+        ConfigurationError: `connection_env` isn't set, or what stands beside it can't be used
+            (`fasttrack.ingest.security`).
     """
 
     def __init__(self, usecase: UseCase, name: str, source: StreamSource, environment: Mapping[str, str]) -> None:
@@ -51,7 +54,8 @@ class TopicReader:
                 f"{source.connection_env} is not set.", where=f"{self._where}.connection_env",
                 fix=f"Set {source.connection_env}=host:port[,host:port].",
             )  # fmt: skip
-        self._broker = Broker(bootstrap, patience=_PATIENCE_SECONDS)
+        chosen = security(source.connection_env, environment)
+        self._broker = Broker(bootstrap, _PATIENCE_SECONDS, chosen)
         self._consumer: Consumer | None = None
         self._topic: Topic | None = None
         self._next: dict[int, int] = {}
@@ -76,6 +80,8 @@ class TopicReader:
             held = {partition: span for (_, partition), span in self._broker.offsets({topic.name: topic}).items()}
         except KafkaException as error:
             raise self._refused(error.args[0]) from error
+        except AuthorizationError as error:
+            raise self._refused(error.what.rstrip(".")) from error
         if position is not None and position["topic_id"] != topic.id:
             raise self._lost("the topic was deleted and made again since it was read.")
         known = {int(p): offset for p, offset in (position or {"offsets": {}})["offsets"].items()}
@@ -108,7 +114,7 @@ class TopicReader:
             "fetch.wait.max.ms": 100,
             "queued.max.messages.kbytes": 32 * 2**10,
         }
-        consumer = Consumer(client_settings(self._broker.bootstrap) | settings)
+        consumer = Consumer(self._broker.access.client() | settings)
         name = self._require_topic().name
         consumer.assign([TopicPartition(name, partition, offset) for partition, offset in self._next.items()])
         return consumer
@@ -128,6 +134,7 @@ class TopicReader:
         deadline = time.monotonic() + seconds
         while True:
             messages = self._consumer.consume(_RECORDS, max(0.0, min(_POLL_SECONDS, deadline - time.monotonic())))
+            self._broker.access.require()
             records = [self._record(message) for message in messages if message.error() is None]
             if records:
                 # Errors among them come again.

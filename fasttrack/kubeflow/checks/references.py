@@ -143,10 +143,16 @@ def _items(value: Any) -> list[Mapping[str, Any]]:
 def check_references(cluster: Cluster, objects: Iterable[Object], namespace: str) -> Iterator[Finding]:
     """Whether what `objects` name is in the namespace, or among `objects` themselves."""
     known = list(objects)
-    made = {(each["kind"], each["metadata"]["name"]) for each in known}
+    made = made_by(known)
     for each in references(known):
         if (each.kind.kind, each.name) not in made:
             yield check_reference(cluster, each, namespace)
+
+
+def made_by(objects: Iterable[Object]) -> set[tuple[str, str]]:
+    """Kind and name of `objects`, and of what an operator makes of them: a KafkaUser's certificate."""
+    known = [(each["kind"], each["metadata"]["name"]) for each in objects]
+    return {*known, *((SECRET.kind, name) for kind, name in known if kind == "KafkaUser")}
 
 
 def check_reference(cluster: Cluster, wanted: Reference, namespace: str) -> Finding:
