@@ -28,7 +28,7 @@ from fasttrack.usecase.limits import limits, portable
 from fasttrack.usecase.streams import FieldContract, Stream
 
 # So many messages are looked at together that what is made of them stays in the processor's cache.
-_CHUNK, _CHUNK_BYTES = 16_384, 2**26
+_CHUNK, _CHUNK_BYTES = 8192, 2**26
 # Layouts are remembered, and another one is learned when more than one message in so many has none of them.
 _LAYOUTS, _FEW = 4, 16
 _ROW = re.compile(r"in row ([0-9]+)")

@@ -17,14 +17,14 @@ import pyarrow as pa
 
 from fasttrack.ingest.contracts import HEADER_BYTES
 from fasttrack.ingest.joined import Bytes, Index, Joined, Mask
-from fasttrack.ingest.words import Words, shifted, whole_numbers
+from fasttrack.ingest.moments import moments
+from fasttrack.ingest.words import Words, shifted
 
 _OPENING = re.compile(rb'\s*\{\s*"([^"\\]*)"\s*:\s*')
 _NEXT = re.compile(rb'\s*,\s*"([^"\\]*)"\s*:\s*')
 _VALUE = re.compile(rb'"[^"\\]*"|[^"\\,{}\[\]\s]+')
 _CLOSING = re.compile(rb"\s*\}")
 _LONGEST_LITERAL = 40
-_SMALL = 64
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,12 @@ def learned(text: bytes, names: Collection[str]) -> Layout | None:
 
 @dataclass
 class _Values:
-    """Where the values of one field lie, ``[n]`` each."""
+    """One field's values, ``[n]`` each: where their texts lie, or what they are."""
 
     start: Index
     end: Index
     null: Mask | None
+    known: Index | Mask | None = None
 
 
 def read(layout: Layout, joined: Joined, rows: Index, schema: pa.Schema) -> tuple[Index, pa.Table] | None:
@@ -88,21 +89,6 @@ def read(layout: Layout, joined: Joined, rows: Index, schema: pa.Schema) -> tupl
     Returns:
         The messages that were read, and their values; None if there are none.
     """
-    try:
-        return _read(layout, joined, rows, schema)
-    except pa.ArrowInvalid:
-        # A moment that does not exist is among them, and it isn't said which one.
-        if len(rows) <= _SMALL:
-            return None
-    middle = len(rows) // 2
-    parts = [read(layout, joined, half, schema) for half in (rows[:middle], rows[middle:])]
-    found = [part for part in parts if part is not None]
-    if not found:
-        return None
-    return np.concatenate([part for part, _ in found]), pa.concat_tables([table for _, table in found])
-
-
-def _read(layout: Layout, joined: Joined, rows: Index, schema: pa.Schema) -> tuple[Index, pa.Table] | None:
     scan = _Scan(layout, joined, rows)
     found = {name: scan.field(at, schema.field(name).type) for at, name in enumerate(layout.names)}
     good = scan.finished()
@@ -110,8 +96,9 @@ def _read(layout: Layout, joined: Joined, rows: Index, schema: pa.Schema) -> tup
     if not count:
         return None
     chosen = None if count == len(rows) else good
+    every_second = np.arange(0, 2 * count, 2)
     columns = [
-        _column(joined, scan.words, found[field.name], field.type, chosen)
+        _column(joined.bytes, found[field.name], field.type, chosen, every_second)
         if field.name in found
         else pa.nulls(count, field.type)
         for field in schema
@@ -157,7 +144,7 @@ class _Scan:
         false = shifted(head, 5) == _FALSE
         self._good &= false | null | (shifted(head, 4) == _TRUE)
         self._go(start + 4 + false)
-        return _Values(start, start + 4 + false, null if null.any() else None)
+        return _Values(start, start, null if null.any() else None, ~false)
 
     def _text(self, start: Index, head: npt.NDArray[np.uint64], null: Mask, moment: bool) -> _Values:
         quoted = shifted(head, 1) == _QUOTE
@@ -171,10 +158,11 @@ class _Scan:
             self._go(np.where(quoted, end + 1, start + 4))
             end = np.where(quoted, end, begin)
             known = null & ~quoted
-        if moment:
-            plain = self.words.moments(begin, end)
-            self._good &= plain if known is None else plain | known
-        return _Values(begin, end, known)
+        if not moment:
+            return _Values(begin, end, known)
+        plain, since = moments(self.words, begin, end)
+        self._good &= plain if known is None else plain | known
+        return _Values(begin, end, known, since)
 
     def _number(self, start: Index, null: Mask, number: int, whole: bool) -> _Values:
         following = self._layout.literals[number + 1 :]
@@ -183,13 +171,17 @@ class _Scan:
         else:
             end = self._ends - len(self._layout.closing)
         end = np.clip(end, start, self.words.last)
-        plain = self.words.whole(start, end) if whole else self.words.decimal(start, end)
+        value = None
+        if whole:
+            plain, value = self.words.whole(start, end)
+        else:
+            plain = self.words.decimal(start, end)
         some = bool(null.any())
         if some:
             null &= end - start == 4
         self._good &= plain | null if some else plain
         self._go(end)
-        return _Values(start, end, null if some else None)
+        return _Values(start, end, null if some else None, value)
 
     def _go(self, to: Index) -> None:
         self._at = np.minimum(to, self.words.last)
@@ -200,20 +192,15 @@ _NULL, _TRUE, _FALSE, _QUOTE = (
 )
 
 
-def _column(joined: Joined, words: Words, values: _Values, kind: pa.DataType, good: Mask | None) -> pa.Array:
-    start, end, null = values.start, values.end, values.null
-    if good is not None:
-        start, end, null = start[good], end[good], None if null is None else null[good]
-    if pa.types.is_boolean(kind):
-        return pa.array(end - start == 4, mask=null)
-    if pa.types.is_integer(kind):
-        return pa.array(whole_numbers(words, start, end), mask=null)
-    return _slices(joined.bytes, start, end, null).cast(kind)
-
-
-def _slices(data: Bytes, start: Index, end: Index, null: Mask | None) -> pa.Array:
-    """Texts of the buffer as an Arrow array: seen as values and gaps in turn, of which the values are taken."""
+def _column(data: Bytes, values: _Values, kind: pa.DataType, good: Mask | None, every_second: Index) -> pa.Array:
+    null = values.null if values.null is None or good is None else values.null[good]
+    if values.known is not None:
+        found = pa.array(values.known if good is None else values.known[good], mask=null)
+        return found.cast(kind) if pa.types.is_timestamp(kind) else found
+    start, end = (values.start, values.end) if good is None else (values.start[good], values.end[good])
+    # The buffer is seen as values and gaps in turn, of which the values are taken.
     bounds = np.empty(2 * len(start), np.int32)
     bounds[0::2], bounds[1::2] = start, end
     both = pa.Array.from_buffers(pa.string(), len(bounds) - 1, [None, pa.py_buffer(bounds), pa.py_buffer(data)])
-    return both.take(pa.array(np.arange(0, len(bounds), 2), mask=null))
+    taken = both.take(pa.array(every_second, mask=null))
+    return taken if pa.types.is_string(kind) else taken.cast(kind)

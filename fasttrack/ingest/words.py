@@ -105,15 +105,25 @@ class Words:
             found.append((seen[:, count - 1 - number] & keep) | (_ZEROS & ~keep))
         return found
 
-    def whole(self, start: Index, end: Index) -> Mask:
-        """Whether each text is a whole number as JSON writes it, of at most 18 digits."""
+    def whole(self, start: Index, end: Index) -> tuple[Mask, Index]:
+        """Which texts are whole numbers as JSON writes them, of at most 18 digits, and their values.
+
+        Eight digits are brought together pair by pair (Lemire and Muła, "Quickly parsing eight digits", 2018).
+        """
         first = self.unsigned(start)
         length = end - first
         good: Mask = (length > 0) & (length <= _WHOLE_DIGITS)
         good &= (self._data[first] != _DIGIT) | (length == 1)
-        for word in self.tails(first, end, _needed(length, _WHOLE_DIGITS)):
+        total = np.zeros(len(start), np.uint64)
+        for number, word in enumerate(self.tails(first, end, _needed(length, _WHOLE_DIGITS))):
             good &= ((word & _HALVES) == _ZEROS) & (((word + _SIXES) & _HALVES) == _ZEROS)
-        return good
+            pairs = word - _ZEROS
+            pairs = pairs * np.uint64(10) + (pairs >> np.uint64(8))
+            low = (pairs & np.uint64(0x000000FF000000FF)) * np.uint64(0x000F424000000064)
+            high = ((pairs >> np.uint64(16)) & np.uint64(0x000000FF000000FF)) * np.uint64(0x0000271000000001)
+            total += ((low + high) >> np.uint64(32)) * np.uint64(10 ** (8 * number))
+        found = total.view(np.int64)
+        return good, np.where(first > start, -found, found)
 
     def decimal(self, start: Index, end: Index) -> Mask:
         """Whether each text is a number as JSON writes it, without exponent, of at most 24 characters."""
@@ -133,72 +143,8 @@ class Words:
             points += np.bitwise_count(other)
         return good & (points <= 1)
 
-    def moments(self, start: Index, end: Index) -> Mask:
-        """Whether each text has the form of a contract's timestamp, in the years 1000 to 2999."""
-        length = end - start
-        good: Mask = (length >= _SHORTEST) & (length <= _LONGEST) & (length != _SHORTEST + 1)
-        which = np.clip(length - _SHORTEST, 0, _LONGEST - _SHORTEST)
-        seen = self.at(start, 4)
-        for number in range(4):
-            for shape in _SHAPES:
-                # The first 16 characters are the same in all.
-                row = 0 if number < 2 else which
-                word = (seen[:, number] + shape.plus[row, number]) & shape.keep[row, number]
-                good &= word == shape.wanted[row, number]
-        return good
-
 
 def _needed(length: Index, most: int) -> int:
     """How many words the longest of the texts takes."""
     longest = int(length.max(initial=0))
     return -(-min(max(longest, 1), most) // 8)
-
-
-def whole_numbers(words: Words, start: Index, end: Index) -> npt.NDArray[np.int64]:
-    """The values of texts that `Words.whole` found good; those of others mean nothing.
-
-    Eight digits are brought together pair by pair (Lemire and Muła, "Quickly parsing eight digits", 2018).
-    """
-    first = words.unsigned(start)
-    length = end - first
-    total = np.zeros(len(start), np.uint64)
-    for number, word in enumerate(words.tails(first, end, _needed(length, _WHOLE_DIGITS))):
-        value = word - _ZEROS
-        value = value * np.uint64(10) + (value >> np.uint64(8))
-        low = (value & np.uint64(0x000000FF000000FF)) * np.uint64(0x000F424000000064)
-        high = ((value >> np.uint64(16)) & np.uint64(0x000000FF000000FF)) * np.uint64(0x0000271000000001)
-        total += ((low + high) >> np.uint64(32)) * np.uint64(10 ** (8 * number))
-    found = total.view(np.int64)
-    return np.where(first > start, -found, found)
-
-
-_SHORTEST, _LONGEST = len("2020-01-01T00:00:00Z"), len("2020-01-01T00:00:00.000000Z")
-
-
-def _form(length: int) -> str:
-    """A timestamp's characters: ``y`` is 1 or 2, ``b`` 0 or 1, ``q`` 0 to 3, ``d`` any digit."""
-    fraction = "" if length == _SHORTEST else "." + "d" * (length - _SHORTEST - 1)
-    return f"yddd-bd-qdTqd:dd:dd{fraction}Z"
-
-
-class _Shape:
-    """For timestamps of each length, byte by byte: what is added, which bits then count, and what they must be.
-
-    Args:
-        known: these three for each class of characters; another character stands for itself.
-    """
-
-    def __init__(self, known: dict[str, tuple[int, int, int]]) -> None:
-        self.plus, self.keep, self.wanted = (np.zeros((_LONGEST - _SHORTEST + 1, 4), np.uint64) for _ in range(3))
-        for length in range(_SHORTEST, _LONGEST + 1):
-            rules = [known.get(character, (0, 0xFF, ord(character))) for character in _form(length)]
-            for table, part in zip((self.plus, self.keep, self.wanted), zip(*rules, strict=True), strict=True):
-                table[length - _SHORTEST] = np.frombuffer(bytes(part).ljust(32, b"\0"), "<u8")
-
-
-_ANY = (0, 0xF0, _DIGIT)
-# A digit has 3 as its upper half, and still once 6 is added to it.
-_SHAPES = (
-    _Shape({"y": (1, 0xFE, 0x32), "b": (0, 0xFE, _DIGIT), "q": (0, 0xFC, _DIGIT), "d": _ANY}),
-    _Shape({"y": _ANY, "b": _ANY, "q": _ANY, "d": (6, 0xF0, _DIGIT)}),
-)

@@ -14,6 +14,7 @@ from typing import Any
 
 from deltalake import DeltaTable
 
+from fasttrack.ingest import worker
 from fasttrack.ingest.partition import PartitionWriter
 from fasttrack.ingest.worker import Worker
 from fasttrack.lake import append, storage, tables
@@ -82,7 +83,7 @@ def in_worker(trap: Trap) -> None:
     _before(DeltaTable, "create_write_transaction", lambda *_, **__: trap.reach(STEPS[3]))
     _before(append, "sync_log", lambda *_: trap.reach(STEPS[4]))
     _before(Ledger, "append", lambda ledger, *_: _table_step(trap, ledger))
-    _before(Worker, "_show_lag", lambda *_: trap.reach(STEPS[7]))
+    _before(worker, "show_lag", lambda *_: trap.reach(STEPS[7]))
     _after(PartitionWriter, "_index", lambda *_: trap.reach(STEPS[8]))
     _after(Worker, "_assigned", lambda _, __, places: _places(trap, "assigned", STEPS[9], places))
     _before(Worker, "_revoked", lambda _, __, places: _places(trap, "revoked", STEPS[10], places))
