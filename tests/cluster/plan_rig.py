@@ -107,6 +107,8 @@ def _furniture(namespace: str) -> Iterator[Object]:
     yield made("Secret", pods.SECRETS, stringData={"FASTTRACK_POSTGRES": "x", "FASTTRACK_REDIS": "x"})
     yield made("Secret", pods.SIGNING_KEY, stringData={"signing.pem": "x"})
     yield made("Secret", pods.VERIFY_KEY, stringData={"verify.pem": "x"})
+    # Strimzi makes it with its Kafka.
+    yield made("Secret", "kafka-cluster-ca-cert", stringData={"ca.crt": "x"})
     claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": ""}
     yield made("PersistentVolumeClaim", pods.DATA, spec=claim)
     yield from of_base("rbac-*.yaml", namespace)

@@ -195,7 +195,10 @@ def test_what_compile_writes_is_taken_without_a_warning(
 ) -> None:
     path, options = CASES[case]
     chosen = replace(
-        options.get("options") or Options(), kafka_namespace=beside["streaming"], graph_namespace=beside["open"]
+        options.get("options") or Options(),
+        kafka_namespace=beside["streaming"],
+        kafka_secrets_copied=True,
+        graph_namespace=beside["open"],
     )
     compile_usecase(ROOT / path, tmp_path, **{**options, "namespace": room.namespace, "options": chosen})
     done = Kubectl().run("apply", "--server-side", "--dry-run=server", "--filename", str(tmp_path))

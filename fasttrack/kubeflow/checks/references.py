@@ -38,6 +38,12 @@ CURES = {
         "kubectl create secret generic fasttrack-verify-key --from-file=verify.pem=PATH (its public half)."
     ),
 }
+# Strimzi's name for it: the Kafka's, and this.
+_CA_SUFFIX = "-cluster-ca-cert"
+_CA = (
+    "Strimzi makes it with its Kafka (manifests/kustomize/components/kafka); for one elsewhere have it copied, or "
+    "compile with --leave-out kafka."
+)
 _BASE = "Apply the base first: kubectl apply --server-side -k manifests/kustomize/overlays/dev."
 
 
@@ -159,7 +165,8 @@ def check_reference(cluster: Cluster, wanted: Reference, namespace: str) -> Find
     """Whether one thing is there, with the keys that it has to have."""
     title = f"{wanted.kind.kind} {wanted.name}"
     by = f", which {wanted.by} names," if wanted.by else ""
-    cure = CURES.get((wanted.kind, wanted.name), _BASE)
+    certificate = wanted.kind == SECRET and wanted.name.endswith(_CA_SUFFIX)
+    cure = _CA if certificate else CURES.get((wanted.kind, wanted.name), _BASE)
     if not cluster.serves(wanted.kind):
         return Finding(
             title, "mend", f"{title}{by} can't be there: the cluster doesn't know {wanted.kind}", cure, NotFoundError
