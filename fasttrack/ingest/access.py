@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,7 @@ _REFUSED = frozenset({KafkaError._SSL, KafkaError._AUTHENTICATION, KafkaError.SA
                       KafkaError.UNSUPPORTED_SASL_MECHANISM})  # fmt: skip
 # With TLS 1.3 a broker judges the client's certificate after the client has finished its part of the handshake.
 _ALERT = "SSL alert number"
+_HANDSHAKE = re.compile("SSL_HANDSHAKE|PLAINTEXT broker listener")
 
 
 def refusal(error: KafkaError) -> bool:
@@ -129,7 +131,12 @@ class Access:
 
     def reason(self, error: object) -> object:
         """Why there was no answer: what a connection said says more than that the time is over."""
-        return f"{error}; {self._heard.str()}" if self._heard is not None else error
+        if self._heard is None:
+            return error
+        said = self._heard.str()
+        # A listener without TLS hangs up, with or without librdkafka's guess at the cause.
+        guess = "; is this the port of a listener with TLS?" if _HANDSHAKE.search(said) else ""
+        return f"{error}; {said}{guess}"
 
     def servers(self) -> list[tuple[str, int]]:
         """Host and port of each bootstrap server.

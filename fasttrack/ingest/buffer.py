@@ -7,7 +7,6 @@ import operator
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from operator import methodcaller
 from typing import Any, cast
 
 import numpy as np
@@ -46,8 +45,7 @@ class Buffer:
         """
         if not self.offsets:
             self.since = time.monotonic()
-        # `map` over the methods, here and below: half the time of a comprehension, and there are millions of messages.
-        offsets: list[Any] = list(map(methodcaller("offset"), messages))
+        offsets: list[Any] = [message.offset() for message in messages]
         low = next((at for at, offset in enumerate(offsets) if offset >= self.next), len(offsets))
         high = len(offsets)
         while self.end is not None and high > low and offsets[high - 1] >= self.end:
@@ -56,11 +54,10 @@ class Buffer:
             return low if low < len(offsets) and not self.done else None
         if offsets[low] != self.next or offsets[high - 1] != self.next + high - 1 - low:
             high = next(at for at in range(low, high) if offsets[at] != self.next + at - low)
-        taken = messages[low:high]
-        values: list[Any] = list(map(methodcaller("value"), taken))
+        values: list[Any] = [message.value() for message in messages[low:high]]
         self.offsets += offsets[low:high]
         self.values += values
-        self.keys += map(methodcaller("key"), taken)
+        self.keys += [message.key() for message in messages[low:high]]
         self.bytes += sum(map(len, filter(None, values)))
         self.next += high - low
         return high if high < len(offsets) and not self.done else None
@@ -76,10 +73,10 @@ class Buffer:
 def runs(messages: list[Message], several_topics: bool) -> Iterator[tuple[tuple[str, int], list[Message]]]:
     """The messages that follow one another in one partition: topic and partition, and the messages."""
     # No tuple for each message: they would wake the garbage collector again and again.
-    parts = np.fromiter(map(methodcaller("partition"), messages), np.int64, len(messages))
+    parts = np.array([message.partition() for message in messages])
     changes = parts[1:] != parts[:-1]
     if several_topics:
-        topics = list(map(methodcaller("topic"), messages))
+        topics = [message.topic() for message in messages]
         changes |= np.fromiter(map(operator.ne, topics[1:], topics[:-1]), np.bool_, len(changes))
     cuts = (np.flatnonzero(changes) + 1).tolist()
     for low, high in itertools.pairwise([0, *cuts, len(messages)] if messages else []):

@@ -80,7 +80,9 @@ class ColumnChecker:
         for low, high in _chunks(sizes):
             batch = Joined(present[low:high], sizes[low:high], frozenset(schema_ids), self._stream.max_bytes)
             found = self._laid_out(batch, keys[low:high])
-            self._columns(batch, keys[low:high], 0, high - low, found)
+            if batch.open.any():
+                batch.check_braces()
+                self._columns(batch, keys[low:high], 0, high - low, found)
             accepted, refused = self._singly(values[low:high], keys[low:high], schema_ids, batch)
             parts += [(positions + low, table) for positions, table in [*found, *accepted]]
             rejected += [(at + low, rejection) for at, rejection in refused]
@@ -145,10 +147,6 @@ class ColumnChecker:
         self, batch: Joined, keys: Sequence[bytes | None], low: int, high: int, parts: list[tuple[Index, pa.Table]]
     ) -> None:
         """Accept what is plainly good among ``[low, high)``; mark the rest as doubtful."""
-        wanted = np.flatnonzero(batch.open[low:high]) + low
-        if not len(wanted):
-            return
-        batch.check_braces()
         wanted = np.flatnonzero(batch.open[low:high]) + low
         if not len(wanted):
             return

@@ -179,7 +179,8 @@ def drain(
     ends = {n: [end[n, p] for p in range(t.partitions)] for n, t in by_stream.items()} if until == "end" else {}
     group = group or f"fasttrack.{usecase.name}.drain"
     # A topic with nothing left is not subscribed to: workers get equal numbers of partitions, whatever is in them.
-    busy = by_stream if until == "forever" else {n: t for n, t in by_stream.items() if n in {name for name, _ in left}}
+    wanted = set(by_stream) if until == "forever" else {name for name, _ in left}
+    busy = {name: topic for name, topic in by_stream.items() if name in wanted}
     job = Job(usecase, settings, cluster, busy, ends, group, session_seconds, batch_events)
     report = DrainReport()
     total = sum(end[at] - start[at] for at in left) if until == "end" else None

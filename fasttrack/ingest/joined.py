@@ -48,7 +48,6 @@ class Joined:
         self._blank(self.doubtful)
         self._check_bytes()
         self.open: Mask = ~self.doubtful
-        self._braced = False
 
     def text(self, low: int, high: int) -> pa.Buffer:
         """The JSON lines of those of the messages ``[low, high)`` that are open."""
@@ -68,9 +67,6 @@ class Joined:
         Several values in one message are several rows to Arrow's parser, and it crashes on a bare ``null`` among them.
         A valid event is flat, so other braces stand only within strings.
         """
-        if self._braced:
-            return
-        self._braced = True
         for brace in (_OPEN, _CLOSE):
             owner = self._owner(np.flatnonzero(self.bytes == brace))
             self.doubt(np.flatnonzero((np.bincount(owner, minlength=len(self.starts)) > 1) & self.open))

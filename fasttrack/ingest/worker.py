@@ -86,9 +86,8 @@ class Worker:
             self._consumer.close()
 
     def _take(self, messages: list[Message]) -> None:
-        faults: list[Message] = []
-        if any(map(Message.error, messages)):
-            faults = [message for message in messages if message.error() is not None]
+        faults = [message for message in messages if message.error() is not None]
+        if faults:
             for message in faults:
                 self._fault(message)
             messages = [message for message in messages if message.error() is None]

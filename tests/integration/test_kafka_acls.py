@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import signal
-import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +23,11 @@ from fasttrack.local.part import HOST
 from fasttrack.local.platform import Platform
 from fasttrack.local.ports import Ports
 from fasttrack.usecase import load
+from tests.integration.broker_process import answering
 from tests.integration.kafka_rights import acls_of, allow, make_topics
 from tests.integration.source_oracle import ROOT
 from tests.integration.source_tables import take
 from tests.integration.test_ingest_sources import declare, folder, write
-from tests.integration.tls_broker import await_answer
 from tests.local_homes import new_home
 
 # Clients don't say who they are: the ACLs of a KafkaUser are given to whoever that is.
@@ -53,7 +50,7 @@ def secured(home: Path) -> Iterator[tuple[str, AdminClient]]:
     ports = Ports({})
     clients, admin, controller = (ports.choose(name) for name in ("acl_clients", "acl_admin", "acl_controller"))
     part = kafka.prepare(home / "kafka", clients, controller)
-    properties, secret = Path(part.argv[-1]), uuid.uuid4().hex
+    secret = uuid.uuid4().hex
     login = f'{LOGIN} username="admin" password="{secret}" user_admin="{secret}";'
     both = f"PLAINTEXT://{HOST}:{clients},ADMIN://{HOST}:{admin}"
     changed = {
@@ -62,19 +59,10 @@ def secured(home: Path) -> Iterator[tuple[str, AdminClient]]:
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,ADMIN:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
         "inter.broker.listener.name": "ADMIN",
     }
-    text = properties.read_text()
-    for name, value in changed.items():
-        text, found = re.subn(rf"(?m)^{re.escape(name)}=.*$", f"{name}={value}", text)
-        assert found == 1
-    properties.write_text(text + SECURED.format(login=login))
     sasl = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "admin"}
     client = AdminClient({"bootstrap.servers": f"{HOST}:{admin}", "sasl.password": secret, "log_level": 0, **sasl})
-    with (home / "kafka.log").open("wb") as log, subprocess.Popen(part.argv, stdout=log, stderr=log) as process:
-        try:
-            await_answer(client, process, home / "kafka.log")
-            yield f"{HOST}:{clients}", client
-        finally:
-            process.send_signal(signal.SIGTERM)
+    with answering(part, changed, SECURED.format(login=login), client):
+        yield f"{HOST}:{clients}", client
 
 
 def denied(bootstrap: str, topic: str) -> bool:

@@ -201,9 +201,7 @@ async def twice(settings: Settings, topic: str) -> None:
 def test_a_broker_of_another_protocol_is_told_apart(broker: Secured, platform: Platform, settings: Settings) -> None:
     mine = broker.as_user(settings, broker.authority.issue("drain"))
     plain = replace(mine, kafka=platform.settings().kafka)
-    with pytest.raises(
-        UnavailableError, match=r"connecting to a PLAINTEXT broker listener|SSL connection closed by peer"
-    ):
+    with pytest.raises(UnavailableError, match=r"is this the port of a listener with TLS\?"):
         Broker.at(plain, patience=1.0).cluster_id()
 
 

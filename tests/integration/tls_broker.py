@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from fasttrack.local import kafka
 from fasttrack.local.part import HOST
 from fasttrack.local.ports import Ports
 from fasttrack.settings import Settings
+from tests.integration.broker_process import answering
 from tests.integration.certificates import Authority, Pair
 
 _SECURED = """\
@@ -66,38 +62,17 @@ def secured(home: Path) -> Iterator[Secured]:
     keystore.write_bytes(server.key.read_bytes() + server.certificate.read_bytes())
     clients, password, controller = (ports.choose(f"tls_{name}") for name in ("clients", "password", "controller"))
     part = kafka.prepare(home / "kafka", clients, controller)
-    properties = Path(part.argv[-1])
     changed = {
         "listeners": f"SSL://{HOST}:{clients},PASSWORD://{HOST}:{password},CONTROLLER://{HOST}:{controller}",
         "advertised.listeners": f"SSL://{HOST}:{clients},PASSWORD://{HOST}:{password}",
         "listener.security.protocol.map": "SSL:SSL,PASSWORD:SASL_SSL,CONTROLLER:SSL",
         "inter.broker.listener.name": "SSL",
     }
-    text = properties.read_text()
-    for name, value in changed.items():
-        text, found = re.subn(rf"(?m)^{re.escape(name)}=.*$", f"{name}={value}", text)
-        assert found == 1
-    properties.write_text(text + _SECURED.format(keystore=keystore, truststore=authority.ca))
     admin = AdminClient(
         {"bootstrap.servers": f"{HOST}:{clients}", "security.protocol": "SSL", "log_level": 0,
          "ssl.ca.location": str(authority.ca), "ssl.certificate.location": str(client.certificate),
          "ssl.key.location": str(client.key)}
     )  # fmt: skip
-    with (home / "kafka.log").open("wb") as log, subprocess.Popen(part.argv, stdout=log, stderr=log) as process:
-        try:
-            await_answer(admin, process, home / "kafka.log")
-            yield Secured(f"{HOST}:{clients}", f"{HOST}:{password}", authority, admin)
-        finally:
-            process.send_signal(signal.SIGTERM)
-
-
-def await_answer(client: AdminClient, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until a broker that has just been started answers."""
-    deadline = time.monotonic() + 120
-    while True:
-        assert process.poll() is None, log.read_text()[-2000:]
-        try:
-            if client.list_topics(timeout=2).brokers:
-                return
-        except KafkaException:
-            assert time.monotonic() < deadline, log.read_text()[-2000:]
+    more = _SECURED.format(keystore=keystore, truststore=authority.ca)
+    with answering(part, changed, more, admin):
+        yield Secured(f"{HOST}:{clients}", f"{HOST}:{password}", authority, admin)
