@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 from confluent_kafka import Message
 
 from fasttrack.ingest.partition import PartitionWriter
@@ -19,16 +20,21 @@ _MAX_AGE_SECONDS = 5.0
 
 @dataclass
 class Buffer:
-    """Messages of one partition that are not committed yet, from offset `next` - their number on."""
+    """Messages of one partition that are not committed yet; `next` is the offset of the one that comes next."""
 
     writer: PartitionWriter
     next: int
     end: int | None
-    offsets: list[int] = field(default_factory=list)
     values: list[bytes | None] = field(default_factory=list)
     keys: list[bytes | None] = field(default_factory=list)
     bytes: int = 0
     since: float = 0.0
+    _offsets: list[npt.NDArray[np.int64]] = field(default_factory=list)
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """Of the messages, ``[n]``."""
+        return np.concatenate(self._offsets) if self._offsets else np.empty(0, np.int64)
 
     @property
     def done(self) -> bool:
@@ -38,36 +44,47 @@ class Buffer:
     def add(self, messages: list[Message]) -> int | None:
         """Take messages that are next in line; those before (delivered again) and from the end on are left.
 
+        Args:
+            messages: at least one, their offsets ascending.
+
         Returns:
             None, or the position of the first message that does not follow the one before it: none from there on is
             taken. After a seek librdkafka may still hand out messages that it had fetched before, from further on;
             taking them would lose what lies between.
         """
-        if not self.offsets:
+        if not self.values:
             self.since = time.monotonic()
+        count = len(messages)
+        first, last = cast(int, messages[0].offset()), cast(int, messages[-1].offset())
+        if first == self.next and last == first + count - 1 and (self.end is None or last < self.end):
+            self._take(messages)
+            return None
         offsets: list[Any] = [message.offset() for message in messages]
-        low = next((at for at, offset in enumerate(offsets) if offset >= self.next), len(offsets))
-        high = len(offsets)
+        low = next((at for at, offset in enumerate(offsets) if offset >= self.next), count)
+        high = count
         while self.end is not None and high > low and offsets[high - 1] >= self.end:
             high -= 1
         if low >= high:
-            return low if low < len(offsets) and not self.done else None
+            return low if low < count and not self.done else None
         if offsets[low] != self.next or offsets[high - 1] != self.next + high - 1 - low:
             high = next(at for at in range(low, high) if offsets[at] != self.next + at - low)
-        values: list[Any] = [message.value() for message in messages[low:high]]
-        self.offsets += offsets[low:high]
+        self._take(messages[low:high])
+        return high if high < count and not self.done else None
+
+    def _take(self, messages: list[Message]) -> None:
+        values: list[Any] = [message.value() for message in messages]
         self.values += values
-        self.keys += [message.key() for message in messages[low:high]]
+        self.keys += [message.key() for message in messages]
+        self._offsets.append(np.arange(self.next, self.next + len(messages)))
         self.bytes += sum(map(len, filter(None, values)))
-        self.next += high - low
-        return high if high < len(offsets) and not self.done else None
+        self.next += len(messages)
 
     def due(self, batch_events: int) -> bool:
         """Whether it is time to commit: at its end, `batch_events` long, or too old."""
-        if not self.offsets:
+        if not self.values:
             # Done, but with a hole at its end that no table's mark is past.
             return self.done and self.writer.mark < self.next
-        return self.done or len(self.offsets) >= batch_events or time.monotonic() - self.since > _MAX_AGE_SECONDS
+        return self.done or len(self.values) >= batch_events or time.monotonic() - self.since > _MAX_AGE_SECONDS
 
 
 def runs(messages: list[Message], several_topics: bool) -> Iterator[tuple[tuple[str, int], list[Message]]]:

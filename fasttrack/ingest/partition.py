@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from fasttrack.ingest.broker import Topic
@@ -102,8 +103,7 @@ class PartitionWriter:
         self._landed = Ledger(raw_path(settings, usecase, context.stream), app)
         self._duplicates = Ledger(duplicates_path(settings, usecase), app)
         self._dead = Ledger(dead_letters_path(settings, usecase), app)
-        self._seen = self._index()
-        self._watermark = self._passed()
+        self._seen, self._watermark = self._index()
         #: True once anything of the partition was committed. `begin` makes the first mark in the raw table the last.
         self.begun = self._landed.mark is not None
         #: The first offset that some table still lacks.
@@ -120,26 +120,34 @@ class PartitionWriter:
     def _lowest(self) -> int:
         return min(ledger.mark or 0 for ledger in self._ledgers)
 
-    def _index(self) -> SeenIds:
-        """The ids that the table holds of this partition, and of deleted topics of the same stream, in the window."""
-        contract = self._context.contract
-        seen = SeenIds(contract.dedup_window)
-        mine = (ds.field("_topic_id") != self.topic.id) | (ds.field("_partition") == self.partition)
-        newest = self._landed.newest(contract.event_time, mine)
-        if newest is None:
-            return seen
-        since = pa.scalar(newest - contract.dedup_window // timedelta(microseconds=1), pa.int64()).cast(MOMENT)
-        recent = mine & (ds.field(contract.event_time) >= since)
-        for rows in self._landed.batches([contract.event_id, contract.event_time], recent):
-            when = rows.column(contract.event_time).cast(pa.int64()).to_numpy(zero_copy_only=False)
-            seen.first(rows.column(contract.event_id).cast(pa.string()), when)
-        return seen
+    def _index(self) -> tuple[SeenIds, Watermark]:
+        """What the table tells of the partition's past.
 
-    def _passed(self) -> Watermark:
-        """The watermark at the partition's last landed event."""
+        Returns:
+            The ids in the window, of this partition and of deleted topics of the same stream; and the watermark at the
+            partition's last landed event.
+        """
         contract = self._context.contract
+        window = contract.dedup_window // timedelta(microseconds=1)
+        seen, passed = SeenIds(contract.dedup_window), None
         mine = (ds.field("_topic_id") == self.topic.id) & (ds.field("_partition") == self.partition)
-        return Watermark(contract.allowed_lateness, self._landed.newest(contract.event_time, mine))
+        kin = (ds.field("_topic_id") != self.topic.id) | mine
+        # Mostly the window is wider than the table is long, and then nothing is read twice.
+        since, until = self._landed.span(contract.event_time) or (0, 0)
+        whole = until - since <= window
+        if not whole:
+            since = (self._landed.newest(contract.event_time, kin) or until) - window
+        recent = kin & (ds.field(contract.event_time) >= pa.scalar(since, pa.int64()).cast(MOMENT))
+        columns = [contract.event_id, contract.event_time, "_topic_id", "_partition"]
+        for rows in self._landed.batches(columns, recent):
+            when = rows.column(contract.event_time).cast(pa.int64())
+            seen.first(rows.column(contract.event_id).cast(pa.string()), when.to_numpy(zero_copy_only=False))
+            of_topic = pc.equal(rows.column("_topic_id").cast(pa.string()), self.topic.id)
+            own = pc.max(when.filter(pc.and_(of_topic, pc.equal(rows.column("_partition"), self.partition)))).as_py()
+            passed = own if passed is None or (own is not None and own > passed) else passed
+        if passed is None and not whole:
+            passed = self._landed.newest(contract.event_time, mine)
+        return seen, Watermark(contract.allowed_lateness, passed)
 
     def _read_recorded(self) -> Recorded:
         marks = [ledger.mark or 0 for ledger in self._ledgers]

@@ -28,7 +28,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from fasttrack.errors import ConflictError, FastTrackError, UnavailableError
 from fasttrack.lake.commits import named
 from fasttrack.lake.failures import storage, storage_error
-from fasttrack.lake.newest import newest
+from fasttrack.lake.newest import newest, span
 from fasttrack.lake.storage import patiently, remote, remove, sync_log, write_parquet
 from fasttrack.lake.tables import load
 from fasttrack.progress import note
@@ -94,6 +94,15 @@ class Ledger:
             for part in dataset.get_fragments(filter=where):
                 read = partial(part.to_table, columns=list(columns), filter=where)
                 yield from patiently(self.path, read).to_batches()
+
+    def span(self, column: str) -> tuple[int, int] | None:
+        """The least and greatest moment in a column, in microseconds, by the files' statistics; None without rows.
+
+        Raises:
+            StorageError: the storage refused.
+        """
+        with storage(self.path):
+            return patiently(self.path, lambda: span(self._table, column))
 
     def newest(self, column: str, where: ds.Expression) -> int | None:
         """The greatest moment in a column of the rows that `rows` would give, in microseconds; None without any.

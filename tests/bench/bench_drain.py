@@ -37,24 +37,30 @@ ROOT = Path(__file__).parents[2]
 _LOOK_SECONDS = 0.25
 
 
-def count(settings: Settings, case: UseCase) -> tuple[int, float, float]:
+_NO_PAUSE = {"fetch.queue.backoff.ms": 10}
+#: Counters: how many messages each asks for at once, and what it sets. `poll` is how a consumer is mostly written;
+#: `batches` asks for many at once, and `few` for so few that they stay in the processor's cache. By default a client
+#: whose queue was full waits for a second; the last two don't.
+COUNTERS: dict[str, tuple[int, dict[str, Any]]] = {
+    "poll": (1, {}),
+    "batches": (20_000, _NO_PAUSE),
+    "few": (300, _NO_PAUSE),
+}
+
+
+def count(settings: Settings, case: UseCase, counter: str) -> tuple[int, float, float]:
     """Messages, seconds and CPU seconds of one consumer that reads every partition and only counts."""
+    at_once, further = COUNTERS[counter]
     broker = Broker(settings.require("kafka"))
     held = broker.offsets(broker.require([case.topic(drain_load.STREAM)]))
     wanted = sum(offsets.latest - offsets.earliest for offsets in held.values())
     consumer = Consumer(
-        {
-            "bootstrap.servers": settings.kafka,
-            "group.id": uuid.uuid4().hex,
-            "enable.auto.commit": False,
-            # As the drain's: by default a client whose queue was full waits for a second, which is no floor.
-            "fetch.queue.backoff.ms": 10,
-        }
+        {"bootstrap.servers": settings.kafka, "group.id": uuid.uuid4().hex, "enable.auto.commit": False} | further
     )
     consumer.assign([TopicPartition(topic, partition, held[topic, partition].earliest) for topic, partition in held])
     began, cpu, found = time.monotonic(), time.process_time(), 0
     while found < wanted:
-        found += len(consumer.consume(20_000, 0.5))
+        found += len(consumer.consume(at_once, 0.5)) if at_once > 1 else consumer.poll(0.5) is not None
     seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     consumer.close()
     return found, seconds, cpu
@@ -108,7 +114,8 @@ def measure(settings: Settings, encoding: str, events: int, workers: int, spark:
     case = drain_load.usecase(f"bench-{encoding}", encoding)
     print(f"{encoding}: producing {events:,} events", file=sys.stderr, flush=True)
     size = drain_load.produce(case, settings, events)
-    messages, counting, counting_cpu = count(settings, case)
+    counted = {counter: count(settings, case, counter) for counter in COUNTERS}
+    messages = counted["poll"][0]
     with watched() as memory:
         before = cpu_seconds()
         drained = drain(case, settings, workers=workers)
@@ -122,14 +129,17 @@ def measure(settings: Settings, encoding: str, events: int, workers: int, spark:
         "landed": balance.total.landed,
         "duplicates": balance.total.duplicates,
         "dead_lettered": balance.total.dead_lettered,
-        "count_seconds": round(counting, 2),
-        "count_cpu_seconds_a_million": round(counting_cpu / messages * 1e6, 2),
         "drain_seconds": round(drained.seconds, 2),
-        "drain_to_count_ratio": round(counting / drained.seconds, 3),
         "drain_cpu_seconds_a_million": round(cpu / messages * 1e6, 2),
         "worker_memory_mb": {"at 25%": memory.at(0.25), "at 50%": memory.at(0.5), "at the end": memory.at(1.0)},
         "files": drained.files,
     }
+    for counter, (_, counting, counting_cpu) in counted.items():
+        found |= {
+            f"count_{counter}_seconds": round(counting, 2),
+            f"count_{counter}_cpu_seconds_a_million": round(counting_cpu / messages * 1e6, 2),
+            f"drain_to_count_{counter}_ratio": round(counting / drained.seconds, 3),
+        }
     if spark:
         with tempfile.TemporaryDirectory() as folder:
             wrote = spark_sink.write(settings, case, Path(folder))
@@ -137,7 +147,7 @@ def measure(settings: Settings, encoding: str, events: int, workers: int, spark:
             "spark_rows": wrote.rows,
             "spark_seconds": round(wrote.seconds, 2),
             "spark_start_seconds": round(wrote.start_seconds, 2),
-            "spark_to_count_ratio": round(counting / wrote.seconds, 3),
+            "spark_to_count_batches_ratio": round(counted["batches"][1] / wrote.seconds, 3),
             "drain_to_spark_ratio": round(wrote.seconds / drained.seconds, 2),
         }
     return found
