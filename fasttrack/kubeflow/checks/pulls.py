@@ -1,4 +1,4 @@
-"""Images: whether a node can pull one is known only when it tries; told is what is known before."""
+"""Images: whether a node can pull one is known only when it tries; told is what nodes and registries know before."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from fasttrack.errors import AuthorizationError, ConfigurationError, NotFoundError
 from fasttrack.kubeflow.checks.finding import Finding
+from fasttrack.kubeflow.checks.registry import held
 from fasttrack.kubeflow.cluster.client import Cluster
 from fasttrack.kubeflow.cluster.kinds import POD, Kind
 
@@ -21,7 +22,7 @@ _BUILD = "Build and push it (make images; images/README.md), or compile with the
 
 
 def check_images(cluster: Cluster, images: Iterable[str], namespace: str) -> Iterator[Finding]:
-    """For each image: it can't be a name, or fails to be pulled right now, or nodes have it; one note for the rest."""
+    """For each image: it can't be a name, fails to be pulled, is nowhere, or is there; one note for what is unknown."""
     failing = _failing(cluster, namespace)
     nodes = _on_nodes(cluster)
     unknown: dict[str, list[str]] = {}
@@ -35,10 +36,24 @@ def check_images(cluster: Cluster, images: Iterable[str], namespace: str) -> Ite
             yield Finding(f"image {image}", "ok", f"on {len(having)} of {len(nodes or ())} nodes")
         else:
             unknown.setdefault(_host(image), []).append(image)
+    told = held(full_name(image) for names in unknown.values() for image in names)
     for host, names in unknown.items():
+        yield from _of_registry(host, names, told)
+        names = [name for name in names if full_name(name) not in told]
+        if not names:
+            continue
         seen = "which images the nodes have could not be checked" if nodes is None else f"on none of {len(nodes)} nodes"
         detail = f"{seen}, so {host} will be asked for {', '.join(names)}; it is known only when a pod starts"
         yield Finding("images", "note", detail, _BUILD)
+
+
+def _of_registry(host: str, images: list[str], told: dict[str, bool]) -> Iterator[Finding]:
+    """What the registry says of images that no node has."""
+    for image in images:
+        if told.get(full_name(image)) is False:
+            yield Finding(f"image {image}", "mend", f"{host} has no such image", _BUILD, NotFoundError)
+    if having := [image for image in images if told.get(full_name(image))]:
+        yield Finding("images", "ok", f"{host} has {', '.join(having)}")
 
 
 def bad_reference(image: str) -> Finding | None:
