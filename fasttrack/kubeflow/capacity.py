@@ -147,6 +147,7 @@ def against_quota(
         used = status.get("used", {})
         room = {key: quantity(v) - quantity(used.get(key, 0)) for key, v in spec.get("hard", {}).items()}
         bad = [*_unset(name, found, room, defaulted), *_short(name, found, room, counts or {})]
+        bad += _argo(name, found, room, defaulted)
         yield from bad or [Finding(f"quota {name}", "ok", "leaves enough: " + _room_text(room))]
 
 
@@ -164,6 +165,20 @@ def _unset(name: str, found: Footprint, room: Needs, defaulted: frozenset[str] |
                 f"Have {key} taken out of the ResourceQuota, or add a LimitRange with a default for it.",
                 ConfigurationError,
             )
+
+
+def _argo(name: str, found: Footprint, room: Needs, defaulted: frozenset[str] | None) -> Iterator[Finding]:
+    """What Argo's own containers, beside each step's, may be refused for: what they ask for is Argo's configuration."""
+    names = {"cpu": "requests.cpu", "memory": "requests.memory"}
+    counted = {names.get(key, key) for key in room} & {"requests.cpu", "requests.memory", "limits.cpu", "limits.memory"}
+    missing = sorted(counted - (defaulted or frozenset()))
+    if missing and any(group.phase == "pipeline" for group in found.groups):
+        yield Finding(
+            f"quota {name}",
+            "note",
+            f"it counts {', '.join(missing)}, which Argo's own containers in the pods of steps don't give by default",
+            "Add a LimitRange with defaults, or set executor.resources in Argo's workflow-controller-configmap.",
+        )
 
 
 def _short(name: str, found: Footprint, room: Needs, counts: Mapping[str, int]) -> Iterator[Finding]:

@@ -266,6 +266,21 @@ def test_a_quota_on_what_pods_do_not_give_refuses_them_unless_a_default_is_there
     assert states(against_quota(found, [quota(limits_cpu="100")], defaulted=defaults_of(limits))) == [("quota q", "ok")]
 
 
+def test_argos_own_containers_need_what_a_quota_counts_and_nobody_gives() -> None:
+    found = footprint(compiled_objects(load(FLIGHTS), registry="", namespace="n"))
+    hard = {"cpu": "1000", "limits.memory": "10Ti", "pods": "1000"}
+    wide = {"metadata": {"name": "q"}, "spec": {"hard": hard}, "status": {}}
+    told = [
+        each for each in against_quota(found, [wide], defaulted=frozenset({"limits.memory"})) if "Argo" in each.detail
+    ]
+    assert [(each.state, "requests.cpu" in each.detail, "memory" in each.detail) for each in told] == [
+        ("note", True, False)
+    ]
+    every = frozenset({"requests.cpu", "limits.memory"})
+    assert states(against_quota(found, [wide], defaulted=every)) == [("quota q", "ok")]
+    assert not any("Argo" in each.detail for each in against_quota(footprint([]), [wide], defaulted=frozenset()))
+
+
 def test_a_quota_counts_objects() -> None:
     name = "count/experiments.kubeflow.org"
     one = {"metadata": {"name": "q"}, "spec": {"hard": {name: "1"}}, "status": {"used": {name: "0"}}}
