@@ -37,6 +37,8 @@ class Settings:
         runs: folder or URI under which run reports lie.
         signing_key: path of the Ed25519 private key (PEM) that signs model packages.
         verify_key: path of the matching public key (PEM).
+        audit_key: path of the Ed25519 private key (PEM) that signs checkpoints of the audit log.
+        audit_verify_key: path of the matching public key (PEM).
         jwks: URL or path of the token issuer's JSON Web Key Set.
         issuer: the expected ``iss`` of tokens.
         audience: the expected ``aud`` of tokens.
@@ -58,6 +60,8 @@ class Settings:
     runs: str = ""
     signing_key: str = ""
     verify_key: str = ""
+    audit_key: str = ""
+    audit_verify_key: str = ""
     jwks: str = ""
     issuer: str = ""
     audience: str = "fasttrack"

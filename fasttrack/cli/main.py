@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from fasttrack import __version__
-from fasttrack.cli import cluster, data, deadletters, ingest, lake, models, pipeline, platform, serving, submit, usecase
+from fasttrack.cli import (
+    audit,
+    cluster,
+    data,
+    deadletters,
+    ingest,
+    lake,
+    models,
+    pipeline,
+    platform,
+    serving,
+    submit,
+    usecase,
+)
 from fasttrack.cli.output import Options
 from fasttrack.errors import FastTrackError
 from fasttrack.progress import note
@@ -48,7 +61,7 @@ def _global_options(
     context.obj = Options(home=folder, json=json, debug=debug)
 
 
-for room in (platform, ingest, data, deadletters, lake, pipeline, submit, cluster, models, serving, usecase):
+for room in (platform, ingest, data, deadletters, lake, pipeline, submit, cluster, models, serving, audit, usecase):
     room.register(app)
 
 

@@ -67,6 +67,7 @@ class Platform:
         """Where the parts of this home are; also of a platform that another process runs."""
         ports = self._state.ports
         signing, verify = keys.ensure(self.home / "keys")
+        audit, audit_verify = keys.ensure(self.home / "keys" / "audit")
         jwks, issuer_url = issuer.ensure(self.home.root)
 
         def at(name: str, form: str) -> str:
@@ -82,6 +83,8 @@ class Platform:
             runs=str(self.home / "runs"),
             signing_key=str(signing),
             verify_key=str(verify),
+            audit_key=str(audit),
+            audit_verify_key=str(audit_verify),
             jwks=str(jwks),
             issuer=issuer_url,
             gateway=at("gateway", "http://{host}:{port}"),

@@ -1,4 +1,4 @@
-"""Ed25519 keys that sign model packages (RFC 8032), as PEM."""
+"""Ed25519 keys that sign model packages and the audit log (RFC 8032), as PEM."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ def public_pem(key: Ed25519PublicKey) -> bytes:
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def load_private(pem: bytes) -> Ed25519PrivateKey:
+def load_private(pem: bytes, setting: str = "FASTTRACK_SIGNING_KEY") -> Ed25519PrivateKey:
     """Read a private key.
+
+    Args:
+        pem: the key.
+        setting: what names it, for messages.
 
     Raises:
         ConfigurationError: it is not an unencrypted Ed25519 private key in PEM.
@@ -39,14 +43,14 @@ def load_private(pem: bytes) -> Ed25519PrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise _unusable("private", str(error)) from error
+        raise _unusable("private", setting, str(error)) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise _unusable("private", "it is a key of another algorithm")
+        raise _unusable("private", setting, "it is a key of another algorithm")
     return key
 
 
-def load_public(pem: bytes) -> Ed25519PublicKey:
-    """Read a public key.
+def load_public(pem: bytes, setting: str = "FASTTRACK_VERIFY_KEY") -> Ed25519PublicKey:
+    """Read a public key; the arguments are as for `load_private`.
 
     Raises:
         ConfigurationError: it is not an Ed25519 public key in PEM.
@@ -54,9 +58,9 @@ def load_public(pem: bytes) -> Ed25519PublicKey:
     try:
         key = serialization.load_pem_public_key(pem)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise _unusable("public", str(error)) from error
+        raise _unusable("public", setting, str(error)) from error
     if not isinstance(key, Ed25519PublicKey):
-        raise _unusable("public", "it is a key of another algorithm")
+        raise _unusable("public", setting, "it is a key of another algorithm")
     return key
 
 
@@ -119,10 +123,9 @@ def create_once(path: Path, content: bytes, mode: int) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _unusable(kind: str, reason: str) -> ConfigurationError:
-    setting = "FASTTRACK_SIGNING_KEY" if kind == "private" else "FASTTRACK_VERIFY_KEY"
+def _unusable(kind: str, setting: str, reason: str) -> ConfigurationError:
     return ConfigurationError(
-        f"the {kind} key for model packages can't be used: {reason.rstrip('.')}.",
+        f"the {kind} key can't be used: {reason.rstrip('.')}.",
         where=setting,
         fix=f"Point {setting} at an Ed25519 {kind} key in PEM, not encrypted.",
     )

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fasttrack.registry import audit, deployments, migrations, package, versions
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from fasttrack.registry import audit, deployments, migrations, package, sealing, versions
+from fasttrack.registry.checkpoints import Checkpoint
 from fasttrack.registry.connections import Connections
 from fasttrack.registry.records import (
     Approval,
@@ -191,6 +194,30 @@ class Registry:
         """The audit rows of a trace, oldest first."""
         with self._connections.transaction() as cursor:
             return audit.audit_rows(cursor, trace_id)
+
+    def seal_audit(self, key: Ed25519PrivateKey) -> Checkpoint | None:
+        """Sign checkpoints until no audit row waits; the last one, or None if none waited or somebody else seals.
+
+        Raises:
+            IntegrityError: the last checkpoint can't be gone on from.
+        """
+        last = None
+        while True:
+            with self._connections.transaction() as cursor:
+                made = sealing.seal(cursor, key)
+            if made is None:
+                return last
+            last = made
+
+    def audit_note(self) -> str | None:
+        """The audit log's last checkpoint as a signed note; None before the first."""
+        with self._connections.transaction() as cursor:
+            return sealing.newest_note(cursor)
+
+    def verify_audit(self, key: Ed25519PublicKey, kept: Sequence[str] = ()) -> sealing.Verdict:
+        """Compare the audit log with its checkpoints and with notes that were kept elsewhere."""
+        with self._connections.transaction() as cursor:
+            return sealing.verify(cursor, key, kept)
 
     def append_predictions(self, rows: Sequence[PredictionRow]) -> int:
         """Append predictions in one transaction and return how many were new; sending a batch twice is harmless."""

@@ -1,4 +1,4 @@
-"""The keys that sign and verify packages, read from where the settings say."""
+"""The keys that sign and verify packages and the audit log, read from where the settings say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fasttrack.errors import ConfigurationError
 from fasttrack.settings import PREFIX, Settings
 
 
-def read_key(settings: Settings, name: Literal["signing_key", "verify_key"]) -> bytes:
+def read_key(settings: Settings, name: Literal["signing_key", "verify_key", "audit_key", "audit_verify_key"]) -> bytes:
     """The PEM text of a key.
 
     Raises:
