@@ -46,6 +46,7 @@ def rig() -> Iterator[Rig]:
         yield running
 
 
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("scenario", "times", "events"),
     [
