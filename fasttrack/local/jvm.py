@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.x509 import Certificate, load_der_x509_certificate
 
 from fasttrack.errors import ConfigurationError, StorageError
+from fasttrack.registry.keys import create_once
 
 # Every launcher of Spark 4 passes this module, the wheel's runtime lacks it, and the JVM refuses to start without it.
 _MISSING_MODULE = "--add-modules=jdk.incubator.vector"
@@ -78,19 +79,15 @@ def java_home() -> Path:
     # The name depends on the content, so that two environments that share a cache don't overwrite each other's.
     home = cache_home() / f"java-{hashlib.sha256(script.encode()).hexdigest()[:12]}"
     launcher = home / "bin" / "java"
-    if not launcher.exists():
-        try:
-            launcher.parent.mkdir(parents=True, exist_ok=True)
-            temporary = launcher.with_name(f"java.{os.getpid()}")
-            temporary.write_text(script)
-            temporary.chmod(0o755)
-            temporary.replace(launcher)
-        except OSError as error:
-            raise StorageError(
-                f"the Java launcher can't be written: {error.strerror}.",
-                where=str(launcher),
-                fix="Free disk space, or set FASTTRACK_CACHE to a folder that can be written.",
-            ) from error
+    try:
+        launcher.parent.mkdir(parents=True, exist_ok=True)
+        create_once(launcher, script.encode(), 0o755)
+    except OSError as error:
+        raise StorageError(
+            f"the Java launcher can't be written: {error.strerror}.",
+            where=str(launcher),
+            fix="Free disk space, or set FASTTRACK_CACHE to a folder that can be written.",
+        ) from error
     return home
 
 

@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -132,6 +134,19 @@ def test_the_launcher_drops_only_the_missing_module(tmp_path: Path, monkeypatch:
     launcher = str(java_home() / "bin" / "java")
     command = [launcher, "-Da=b c", "--add-modules=jdk.incubator.vector", "", "Main", "$x"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "<-Da=b c><><Main><$x>"
+
+
+def test_parts_that_start_at_once_on_a_new_machine_make_one_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasttrack.local.jvm.java", lambda: tmp_path / "java")
+    for number in range(20):
+        monkeypatch.setenv("FASTTRACK_CACHE", str(tmp_path / str(number)))
+        together = threading.Barrier(8)
+        with ThreadPoolExecutor(8) as pool:
+            homes = list(pool.map(lambda _, here=together: (here.wait(), java_home())[1], range(8)))
+        assert len(set(homes)) == 1
+        assert [file.name for file in (homes[0] / "bin").iterdir()] == ["java"]
 
 
 def test_the_launcher_gives_spark_a_class_path_that_an_archive_can_fit(
