@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 @group.command("seal")
 def seal(
     context: typer.Context,
-    every: Annotated[float | None, typer.Option(min=1, help="Go on, with a checkpoint in so many seconds.")] = None,
+    every: Annotated[float | None, typer.Option(min=1, help="Go on, looking again after so many seconds.")] = None,
 ) -> None:
     """Put the rows that wait into the log's tree and sign its root with FASTTRACK_AUDIT_KEY.
 
@@ -47,7 +47,7 @@ def seal(
                 return show(context, {"size": made.size, "root": made.root.hex()} if made else None, words)
             if made is not None:
                 note(words)
-            threading.Event().wait(every)
+            time.sleep(every)
 
 
 @group.command("checkpoint")

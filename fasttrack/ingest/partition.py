@@ -136,7 +136,10 @@ class PartitionWriter:
         since, until = self._landed.span(contract.event_time) or (0, 0)
         whole = until - since <= window
         if not whole:
-            since = (self._landed.newest(contract.event_time, kin) or until) - window
+            newest = self._landed.newest(contract.event_time, kin)
+            if newest is None:
+                return seen, Watermark(contract.allowed_lateness)
+            since = newest - window
         recent = kin & (ds.field(contract.event_time) >= pa.scalar(since, pa.int64()).cast(MOMENT))
         columns = [contract.event_id, contract.event_time, "_topic_id", "_partition"]
         for rows in self._landed.batches(columns, recent):

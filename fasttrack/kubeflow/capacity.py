@@ -14,6 +14,8 @@ from fasttrack.kubeflow.pod_needs import Needs, Object, PodGroup, PodNeed, add, 
 from fasttrack.kubeflow.quantities import bytes_text, cores_text, quantity
 
 _PODS = "pods"
+# What quotas call requests when they say less.
+_FULL = {"cpu": "requests.cpu", "memory": "requests.memory"}
 # A node that is not ready or drained gets a taint of these from the control plane; no workload of ours tolerates it.
 _BLOCKING = ("NoSchedule", "NoExecute")
 _ENDED = ("Succeeded", "Failed")
@@ -153,7 +155,7 @@ def against_quota(
 
 def _unset(name: str, found: Footprint, room: Needs, defaulted: frozenset[str] | None) -> Iterator[Finding]:
     for key in room:
-        full = {"cpu": "requests.cpu", "memory": "requests.memory"}.get(key, key)
+        full = _FULL.get(key, key)
         if full in (defaulted or ()) or not full.startswith(("requests.", "limits.")):
             continue
         groups = [group.name for group in found.groups if full in group.need.unset]
@@ -169,8 +171,7 @@ def _unset(name: str, found: Footprint, room: Needs, defaulted: frozenset[str] |
 
 def _argo(name: str, found: Footprint, room: Needs, defaulted: frozenset[str] | None) -> Iterator[Finding]:
     """What Argo's own containers, beside each step's, may be refused for: what they ask for is Argo's configuration."""
-    names = {"cpu": "requests.cpu", "memory": "requests.memory"}
-    counted = {names.get(key, key) for key in room} & {"requests.cpu", "requests.memory", "limits.cpu", "limits.memory"}
+    counted = {_FULL.get(key, key) for key in room} & {*_FULL.values(), "limits.cpu", "limits.memory"}
     missing = sorted(counted - (defaulted or frozenset()))
     if missing and any(group.phase == "pipeline" for group in found.groups):
         yield Finding(

@@ -9,7 +9,7 @@ from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import execute_values
 
 from fasttrack.registry.records import AuditRow, PredictionRow
-from fasttrack.registry.values import clean, jsonb
+from fasttrack.registry.values import clean, jsonb, named_rows
 
 _INSERT_AUDIT = """
 INSERT INTO audit_log (id, at, trace_id, usecase, subject, role, tenant, route, status, model_version, digest,
@@ -36,7 +36,7 @@ def append_audit(cursor: Cursor, rows: Sequence[AuditRow]) -> int:
 def audit_rows(cursor: Cursor, trace_id: str) -> tuple[AuditRow, ...]:
     """The audit rows of a trace, oldest first."""
     cursor.execute("SELECT * FROM audit_log WHERE trace_id = %s ORDER BY at, id", (clean(trace_id),))
-    return tuple(AuditRow(**row) for row in _rows(cursor))
+    return tuple(AuditRow(**row) for row in named_rows(cursor))
 
 
 def append_predictions(cursor: Cursor, rows: Sequence[PredictionRow]) -> int:
@@ -55,12 +55,7 @@ def predictions(cursor: Cursor, usecase: str, limit: int) -> tuple[PredictionRow
         "SELECT * FROM predictions WHERE usecase = %s ORDER BY at DESC, prediction_id LIMIT %s",
         (clean(usecase), limit),
     )
-    return tuple(PredictionRow(**row) for row in _rows(cursor))
-
-
-def _rows(cursor: Cursor) -> list[dict[str, Any]]:
-    names = [column.name for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return tuple(PredictionRow(**row) for row in named_rows(cursor))
 
 
 def _append(cursor: Cursor, statement: str, rows: list[tuple[Any, ...]], template: str) -> int:

@@ -16,12 +16,16 @@ from psycopg2.extras import execute_values
 from fasttrack.errors import FastTrackError, IntegrityError
 from fasttrack.registry.checkpoints import Checkpoint, opened
 from fasttrack.registry.merkle import Tree, leaf_hash
+from fasttrack.registry.values import named_rows
 
 #: PostgreSQL advisory lock of whoever seals ("FTSL" in ASCII).
 LOCK: Final = 0x4654534C
 _BATCH: Final = 5000
 _TOLD: Final = 20
 
+# Of which a leaf is made: one more column of the table must not change the leaves that are there.
+_COLUMNS: Final = ("id", "at", "trace_id", "usecase", "subject", "role", "tenant", "route", "status", "model_version",
+                   "digest", "request_hash", "latency_ms", "cached", "response")  # fmt: skip
 _LAST = "SELECT size, frontier FROM audit_checkpoints ORDER BY size DESC LIMIT 1"
 _NEXT = """
 SELECT a.* FROM audit_unsealed u JOIN audit_log a ON a.id = u.id ORDER BY a.at, a.id LIMIT %s
@@ -59,12 +63,13 @@ class Verdict:
 
 
 def entry(row: dict[str, Any]) -> bytes:
-    """A row of ``audit_log`` as the tree's entry: its columns as JSON, sorted by name."""
-    return json.dumps(row, sort_keys=True, separators=(",", ":"), default=_text).encode()
+    """A row of ``audit_log`` as the tree's entry: these columns as JSON, sorted by name, moments in UTC."""
+    sealed = {name: row[name] for name in _COLUMNS}
+    return json.dumps(sealed, sort_keys=True, separators=(",", ":"), default=_text).encode()
 
 
 def _text(value: UUID | datetime) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
 
 
 def seal(cursor: Cursor, key: Ed25519PrivateKey) -> Checkpoint | None:
@@ -86,7 +91,7 @@ def seal(cursor: Cursor, key: Ed25519PrivateKey) -> Checkpoint | None:
     # A sealed row that was removed, and sent once more from a spool, has its place already.
     cursor.execute("DELETE FROM audit_unsealed u USING audit_leaves l WHERE l.id = u.id")
     cursor.execute(_NEXT, (_BATCH,))
-    rows = _rows(cursor)
+    rows = named_rows(cursor)
     if not rows:
         return None
     leaves = [leaf_hash(entry(row)) for row in rows]
@@ -97,8 +102,8 @@ def seal(cursor: Cursor, key: Ed25519PrivateKey) -> Checkpoint | None:
     execute_values(cursor, "INSERT INTO audit_leaves (position, id, leaf) VALUES %s", places, page_size=1000)
     cursor.execute("DELETE FROM audit_unsealed WHERE id = ANY(%s)", (ids,))
     cursor.execute(
-        "INSERT INTO audit_checkpoints (size, root, frontier, note, at) VALUES (%s, %s, %s, %s, %s)",
-        (made.size, made.root, tree.frontier, made.signed(key), made.at),
+        "INSERT INTO audit_checkpoints (size, frontier, note) VALUES (%s, %s, %s)",
+        (made.size, tree.frontier, made.signed(key)),
     )
     return made
 
@@ -148,16 +153,16 @@ def verify(cursor: Cursor, key: Ed25519PublicKey, kept: Sequence[str] = ()) -> V
 def _checkpoints(
     cursor: Cursor, key: Ed25519PublicKey, kept: Sequence[str], found: Verdict
 ) -> list[tuple[Checkpoint, str]]:
-    cursor.execute("SELECT size, root, note FROM audit_checkpoints ORDER BY size")
+    cursor.execute("SELECT size, note FROM audit_checkpoints ORDER BY size")
     points: list[tuple[Checkpoint, str]] = []
-    for size, root, note in cursor.fetchall():
+    for size, note in cursor.fetchall():
         found.checkpoints += 1
         try:
             point = opened(note, key)
         except IntegrityError as error:
             found.faults.append(f"checkpoint of {size} rows: {error.what}")
             continue
-        if (point.size, point.root) != (size, bytes(root)):
+        if point.size != size:
             found.faults.append(f"checkpoint of {size} rows: its note is that of {point.size} rows")
         points.append((point, "the checkpoint"))
         found.newest = point.at
@@ -174,7 +179,7 @@ def _grown(cursor: Cursor, tree: Tree, size: int, found: Verdict) -> bool:
     while tree.size < size:
         low = tree.size
         cursor.execute(_SEALED, (low, min(size, low + _BATCH)))
-        for row in _rows(cursor):
+        for row in named_rows(cursor):
             position, leaf, id_ = row.pop("position"), bytes(row.pop("leaf")), row.pop("leaf_id")
             if position != tree.size:
                 return False
@@ -204,8 +209,3 @@ def _named(cursor: Cursor, query: str, words: str, found: Verdict) -> None:
 def _tell(found: Verdict, fault: str) -> None:
     if len(found.faults) < _TOLD:
         found.faults.append(fault)
-
-
-def _rows(cursor: Cursor) -> list[dict[str, Any]]:
-    names = [column.name for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

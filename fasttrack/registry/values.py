@@ -1,4 +1,4 @@
-"""Python values in the form that PostgreSQL takes."""
+"""Python values in the form that PostgreSQL takes, and its rows by the names of their columns."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
+from psycopg2.extensions import cursor as Cursor
 
 from fasttrack.errors import InvalidRequestError
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+def named_rows(cursor: Cursor) -> list[dict[str, Any]]:
+    """What a query gave."""
+    names = [column.name for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def clean(text: str) -> str:

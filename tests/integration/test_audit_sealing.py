@@ -56,6 +56,13 @@ def test_an_untouched_log_adds_up(log: tuple[Registry, str]) -> None:
     assert faults(registry, kept) == []
 
 
+def test_a_later_version_may_add_a_column(log: tuple[Registry, str]) -> None:
+    registry, dsn = log
+    execute(dsn, "ALTER TABLE audit_log ADD COLUMN more text DEFAULT 'x'")
+    assert registry.seal_audit(KEY) is not None
+    assert faults(registry) == []
+
+
 CHANGES = {
     "trace_id": "'x'", "usecase": "NULL", "subject": "'bob'", "role": "'admin'", "tenant": "'other'", "route": "'v2'",
     "status": "500", "model_version": "4", "digest": "''", "request_hash": "NULL", "latency_ms": "latency_ms + 1e-9",

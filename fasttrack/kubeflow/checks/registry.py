@@ -39,15 +39,12 @@ def held(images: Iterable[str]) -> dict[str, bool]:
     by_host: dict[str, list[str]] = {}
     for image in images:
         by_host.setdefault(image.partition("/")[0], []).append(image)
-    found: dict[str, bool] = {}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        first = pool.map(_has, [names[0] for names in by_host.values()])
-        answering = [names for names, said in zip(by_host.values(), first, strict=True) if said is not None]
-        asked = [name for names in answering for name in names]
-        for name, said in zip(asked, pool.map(_has, asked), strict=True):
-            if said is not None:
-                found[name] = said
-    return found
+        firsts = [names[0] for names in by_host.values()]
+        said = dict(zip(firsts, pool.map(_has, firsts), strict=True))
+        others = [name for first, *more in by_host.values() if said[first] is not None for name in more]
+        said |= zip(others, pool.map(_has, others), strict=True)
+    return {name: has for name, has in said.items() if has is not None}
 
 
 def _has(image: str) -> bool | None:

@@ -7,12 +7,11 @@ CREATE TABLE audit_leaves (
     leaf     bytea NOT NULL
 );
 
+-- The note holds size, root and moment, signed; the frontier is what the tree is gone on from.
 CREATE TABLE audit_checkpoints (
     size     bigint PRIMARY KEY,
-    root     bytea NOT NULL,
     frontier bytea NOT NULL,
-    note     text NOT NULL,
-    at       timestamptz NOT NULL
+    note     text NOT NULL
 );
 
 -- What is not sealed yet, so that sealing does not look at what is.
