@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -260,6 +263,23 @@ def test_everything_that_a_dockerfile_copies_is_let_through() -> None:
             for source in argument.split()[:-1]:
                 assert (ROOT / source).exists(), (path, source)
                 assert any(Path(source).match(word) or Path(source).is_relative_to(word) for word in allowed), source
+
+
+def test_what_the_java_stage_copies_is_all_that_its_program_imports(tmp_path: Path) -> None:
+    text = (ROOT / "images/spark/Dockerfile").read_text()
+    stage = text[text.index(" AS java") : text.index(" AS ours")]
+    for words in re.findall(r"^COPY (.*) source/(\S+)$", stage, re.MULTILINE):
+        target = tmp_path / words[1]
+        for source in map(ROOT.joinpath, words[0].split()):
+            if source.is_dir():
+                shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
+    command = [sys.executable, ROOT / "images/spark/jars.py"]
+    found = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    # It is its missing arguments that end it.
+    assert "IndexError" in found.stderr, found.stderr
 
 
 def test_an_image_is_found_by_its_name_or_by_its_folder() -> None:
