@@ -14,12 +14,15 @@ from api_gateway.documentation import describe, problem_responses, with_events
 from api_gateway.edge import Edge, GuardedRoute
 from api_gateway.options import GatewayOptions
 from api_gateway.parts import Parts
-from api_gateway.routes import explain, operations, predict, protocol_v2, usecases, webhooks
+from api_gateway.routes import explain, operations, predict, protocol_v2, rollouts, usecases, webhooks
 from api_gateway.schemas import (
     ExplainRequest,
     ExplainResponse,
     PredictRequest,
     PredictResponse,
+    RolloutDecision,
+    RolloutStart,
+    RolloutStatus,
     UseCaseDetail,
     UseCaseList,
     WebhookReceipt,
@@ -99,6 +102,10 @@ def _add_usecase_routes(app: FastAPI) -> None:
     add("/v1/usecases", usecases.list_usecases, UseCaseList)
     add(one, usecases.usecase, UseCaseDetail, 404)
     add(f"{one}/predict", predict.predict, PredictResponse, 400, 404, 413, 415, 503, 504, body=PredictRequest)
+    add(f"{one}/rollout", rollouts.status, RolloutStatus, 404, 503)
+    add(f"{one}/rollout", rollouts.start, RolloutStatus, 400, 404, 409, 413, 415, 503, body=RolloutStart)
+    for name, endpoint in (("promote", rollouts.promote), ("abort", rollouts.abort)):
+        add(f"{one}/rollout/{name}", endpoint, RolloutStatus, 400, 404, 409, 413, 415, 503, body=RolloutDecision)
     add(f"{one}/explain", explain.explain, ExplainResponse, 400, 404, 413, 415, 503, 504, body=ExplainRequest)
 
 

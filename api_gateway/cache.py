@@ -55,6 +55,8 @@ class AnswerCache:
             self._redis.send("SET", key, answer, "PX", int(seconds * 1000))
 
 
-def complete(answer: bytes, *, cached: bool, trace_id: str) -> bytes:
-    """A stored answer with what differs each time: whether it came from the cache, and the trace id."""
-    return answer[:-1] + b',"cached":%s,"trace_id":"%s"}' % (b"true" if cached else b"false", trace_id.encode())
+def complete(answer: bytes, *, cached: bool, trace_id: str, experiment: dict[str, str] | None = None) -> bytes:
+    """A stored answer with what differs each time: whether it came from the cache, its arm, and the trace id."""
+    arm = b',"experiment":' + orjson.dumps(experiment) if experiment is not None else b""
+    flag = b"true" if cached else b"false"
+    return answer[:-1] + arm + b',"cached":%s,"trace_id":"%s"}' % (flag, trace_id.encode())

@@ -13,10 +13,12 @@ from api_gateway.observability import Trace
 from api_gateway.problems import refused
 from fasttrack.errors import ConfigurationError, FastTrackError
 from fasttrack.registry.records import PredictionRow
+from fasttrack.rollout.arms import key_bytes
 from fasttrack.usecase.serving import Action, RateLimit
 
 if TYPE_CHECKING:
     from api_gateway.deployments import Served
+    from api_gateway.experiments import Assignment
     from api_gateway.limits import Decision
     from api_gateway.parts import Parts
     from api_gateway.tokens import Principal
@@ -46,6 +48,7 @@ class Call(Request):
         self.principal: Principal | None = None
         self.deployed: Served | None = None
         self.actions: frozenset[Action] = frozenset()
+        self.assignment: Assignment | None = None
 
     @property
     def who(self) -> Principal:
@@ -69,6 +72,35 @@ class Call(Request):
         if asked.isascii() and asked.isdigit():
             seconds = min(seconds, int(asked[:9]) / 1000)
         return self.started + seconds
+
+    def assign(self, question: Any) -> None:
+        """Draw the arm of a request on `question` (its canonical body), if a rollout runs; its servers answer then."""
+        served, who = self.served, self.who
+        assignment = self.assignment = self.parts.experiments.assign(
+            served,
+            lambda running: key_bytes(
+                running.plan.key, tenant=who.tenant, subject=who.subject, question=question,
+                request_id=self.trace.span_id,
+            ),
+        )  # fmt: skip
+        if assignment is not None:
+            self.answer_by(assignment.served)
+
+    def answer_by(self, served: Served) -> None:
+        """Let other servers of the same use case answer: those of an arm."""
+        self.deployed = served
+        self.audit |= {"model_version": served.version, "digest": served.digest}
+        if self.assignment is not None:
+            self.facts["fasttrack.arm"] = self.experiment["arm"]
+
+    @property
+    def experiment(self) -> dict[str, str]:
+        """Rollout, mode and arm for the answer; only with an assignment."""
+        assignment = self.assignment
+        if assignment is None:
+            raise ConfigurationError("a request without a rollout asked for its arm.")
+        arm = "champion" if self.deployed is assignment.champion else "challenger"
+        return {"rollout": str(assignment.rollout), "mode": assignment.known.running.plan.mode, "arm": arm}
 
     async def read(self, limit: int, arrived: Callable[[int], None] | None = None) -> bytes:
         """The body.

@@ -28,6 +28,7 @@ _ERRORS: Final = {
     401: "No token or signature, or one that is not accepted.",
     403: "No role of the token allows this.",
     404: "No such use case or entity.",
+    409: "It does not fit what runs, or what was decided.",
     413: "The body is too large.",
     415: "The body has another type than JSON.",
     429: "Over the rate limit; see Retry-After.",

@@ -92,6 +92,10 @@ class Metrics:
         self._events = Counter(
             f"{prefix}webhook_events", "Events of webhooks that are in Kafka.", ["usecase", "source"], registry=registry
         )
+        self._arms = Counter(
+            f"{prefix}rollout_requests", "Predictions of a rollout, by arm and whether its servers failed them.",
+            ["usecase", "arm", "failed"], registry=registry,
+        )  # fmt: skip
         self._children: dict[tuple[str, ...], Any] = {}
 
     def answered(self, route: str, method: str, status: int, seconds: float, usecase: str = "") -> None:
@@ -108,6 +112,10 @@ class Metrics:
             found = self._children[key] = (self._requests.labels(*key), self._seconds.labels(route))
         found[0].inc()
         found[1].observe(seconds)
+
+    def arm(self, usecase: str, arm: str, *, failed: bool) -> None:
+        """Count one prediction of a rollout."""
+        self._arms.labels(usecase, arm, str(failed).lower()).inc()
 
     def webhook(self, usecase: str, source: str, outcome: str, events: int = 0) -> None:
         """Count one webhook request; both names are empty if there is no such webhook."""

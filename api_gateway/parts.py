@@ -12,6 +12,7 @@ from api_gateway.audit import AuditWriter
 from api_gateway.cache import AnswerCache
 from api_gateway.declared import Declared
 from api_gateway.deployments import Deployments
+from api_gateway.experiments import Experiments
 from api_gateway.keys import KeyStore
 from api_gateway.limits import Limiter
 from api_gateway.observability import Metrics, log_failure
@@ -22,6 +23,7 @@ from api_gateway.tokens import TokenVerifier
 from api_gateway.upstream import Upstreams
 from api_gateway.webhooks import Webhooks
 from fasttrack.registry.store import Registry
+from fasttrack.rollout.store import Rollouts
 from fasttrack.settings import Settings
 
 
@@ -40,6 +42,8 @@ class Parts:
     upstreams: Upstreams
     audit: AuditWriter
     webhooks: Webhooks
+    experiments: Experiments
+    rollouts: Rollouts
     registries: tuple[Registry, ...] = ()
 
     @classmethod
@@ -66,6 +70,7 @@ class Parts:
         )
         redis = RedisLink(settings.require("redis"), patience=options.redis_seconds)
         # Separate pools: a long batch of audit rows must not keep the deployments from being read.
+        rollouts = Rollouts(dsn, pool_size=2, patience=1.0)
         reader, writer = Registry(dsn, pool_size=1, patience=1.0), Registry(dsn, pool_size=1, patience=1.0)
         return cls(
             options=options,
@@ -81,6 +86,8 @@ class Parts:
                 writer, Spool(options.spool), metrics, limit=options.audit_rows, seconds=options.audit_seconds
             ),
             webhooks=Webhooks(settings, options, Declared(options.usecases)),
+            experiments=Experiments(rollouts.exchange, metrics),
+            rollouts=rollouts,
             registries=(reader, writer),
         )
 
@@ -91,12 +98,18 @@ class Parts:
         self.audit.start()
         declared = self.webhooks.declared
         await asyncio.gather(self.redis.connect(), self.deployments.refresh(), self.keys.refresh(), declared.refresh())
-        watcher = asyncio.create_task(self._watch())
+        watchers = [
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self.experiments.watch(self.deployments.refresh)),
+        ]
         try:
             yield
         finally:
-            watcher.cancel()
-            await asyncio.gather(watcher, return_exceptions=True)
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+            await self.experiments.close()
+            self.rollouts.close()
             self.limiter.leave()
             await self.upstreams.close()
             await self.webhooks.close()

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fasttrack.rollout.arms import Arm
+from fasttrack.rollout.plan import Mode, Plan
+
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -88,6 +91,14 @@ class Warning_(_Body):
     feature: str | None = None
 
 
+class Experiment(_Body):
+    """The rollout that the request took part in."""
+
+    rollout: str = Field(description="its id")
+    mode: Mode
+    arm: Arm = Field(description="whose model answered: where the challenger fails, the champion does")
+
+
 class PredictResponse(_Body):
     """A prediction."""
 
@@ -97,6 +108,7 @@ class PredictResponse(_Body):
     model: Model
     as_of: str | None = Field(description="the moment that the looked-up features describe")
     warnings: list[Warning_]
+    experiment: Experiment | None = Field(None, description="absent while no rollout runs")
     cached: bool
     trace_id: str
 
@@ -138,6 +150,60 @@ class UseCaseDetail(UseCaseSummary):
     roles: dict[str, list[str]]
     explanations: list[str]
     limits: dict[str, Any]
+
+
+class RolloutStart(_Body):
+    """Begin a rollout."""
+
+    version: int = Field(gt=0, lt=2**31, description="the challenger; its servers must run")
+    plan: Plan = Plan()
+    why: str = Field(min_length=1, max_length=500, description="kept with the decision")
+
+
+class RolloutDecision(_Body):
+    """Promote or abort a rollout."""
+
+    why: str = Field(min_length=1, max_length=500, description="kept with the decision")
+
+
+class RolloutEvent(_Body):
+    """A decision on a rollout, with the counts and evidence of that moment."""
+
+    at: str
+    action: Literal["start", "advance", "promote", "roll_back", "abort"]
+    who: str
+    why: str
+    facts: dict[str, Any]
+
+
+class Odds(_Body):
+    """Evidence on a metric, as natural logarithms of betting odds (log e-values)."""
+
+    worse: float
+    no_worse: float
+
+
+class RolloutStatus(_Body):
+    """A rollout as it stands."""
+
+    id: str
+    usecase: str
+    champion: int
+    challenger: int
+    plan: Plan
+    status: Literal["running", "promoted", "rolled_back", "aborted"]
+    step: int
+    live: bool = Field(description="somebody decides on it, so the challenger gets its share")
+    percent: float = Field(description="of the keys that are the challenger's now")
+    slow_seconds: float | None
+    counted: dict[str, Any] = Field(description="in this step, by arm")
+    overall: dict[str, Any] = Field(description="since the start, by arm")
+    odds: dict[str, Odds]
+    why: str = Field(description="what is waited for, or why it ended")
+    started_at: str
+    step_since: str
+    ended_at: str | None
+    events: list[RolloutEvent]
 
 
 class WebhookReceipt(_Body):

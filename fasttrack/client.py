@@ -49,6 +49,18 @@ class Gateway:
         """``POST /v1/usecases/{usecase}/explain``; raises as `predict` does."""
         return self._call(f"/v1/usecases/{usecase}/explain", body)
 
+    def rollout(self, usecase: str) -> dict[str, Any]:
+        """``GET /v1/usecases/{usecase}/rollout``: the newest rollout; raises as `predict` does."""
+        return self._call(f"/v1/usecases/{usecase}/rollout", None)
+
+    def start_rollout(self, usecase: str, body: dict[str, Any]) -> dict[str, Any]:
+        """``POST /v1/usecases/{usecase}/rollout``: begin one; raises as `predict` does."""
+        return self._call(f"/v1/usecases/{usecase}/rollout", body)
+
+    def end_rollout(self, usecase: str, verb: str, why: str) -> dict[str, Any]:
+        """``POST /v1/usecases/{usecase}/rollout/{verb}``, promote or abort; raises as `predict` does."""
+        return self._call(f"/v1/usecases/{usecase}/rollout/{verb}", {"why": why})
+
     def curl(self, usecase: str, body: dict[str, Any], token: str | None = None) -> str:
         """The command line that repeats a prediction; `token` stands in for the real one, if given."""
         words = [
@@ -59,12 +71,12 @@ class Gateway:
         ]  # fmt: skip
         return " ".join(shlex.quote(word) for word in words)
 
-    def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _call(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         if not self.url.startswith(("http://", "https://")):
             raise errors.ConfigurationError(f"{self.url!r} is not an http(s) URL.", fix="Set FASTTRACK_GATEWAY.")
         request = urllib.request.Request(  # noqa: S310 - the scheme is checked above
             self.url + path,
-            data=json.dumps(body, allow_nan=False).encode(),
+            data=None if body is None else json.dumps(body, allow_nan=False).encode(),
             headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
         )
         try:

@@ -18,11 +18,13 @@ from api_gateway.routes.bodies import explanation_method, json_body
 @guard("explain")
 async def explain(call: Call, name: str) -> Reply:
     """Explain the prediction for one entity, or for raw features."""
-    served = call.served
     body = await json_body(call)
-    question = served.validator.question(body, ("method",))
+    question = call.served.validator.question(body, ("method",))
     asked = body.get("method")
-    method = explanation_method(served, True if asked is None else asked, "method")
+    method = explanation_method(call.served, True if asked is None else asked, "method")
+    # The explanation is of the model that predicts for the same key.
+    call.assign(question.entity or question.as_json())
+    served = call.served
     request: dict[str, Any] = {**question.as_json(), "method": method}
     call.audit |= {
         "request_hash": hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest(),

@@ -12,6 +12,7 @@ import orjson
 from api_gateway import inference
 from api_gateway.cache import cache_key, complete
 from api_gateway.call import Call
+from api_gateway.deployments import Served
 from api_gateway.edge import guard
 from api_gateway.inference import Predicted
 from api_gateway.reply import Reply
@@ -44,9 +45,10 @@ async def predict(call: Call, name: str) -> Reply:
         # Nonsense counts against the caller's limit too.
         await call.limit()
         raise
+    call.assign(asked.question.entity or asked.question.as_json())
     served = call.served
     request = asked.as_json()
-    key = cache_key(name, tenant=call.who.tenant, actions=call.actions, digest=served.digest, request=request)
+    key = _key(call, request)
     call.audit |= {
         "request_hash": hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest(),
         "model_version": served.version,
@@ -58,9 +60,14 @@ async def predict(call: Call, name: str) -> Reply:
     if decision.cached is not None:
         # The row of the first answer, with the same request hash and digest, holds what was said.
         call.audit["cached"] = call.facts["fasttrack.cached"] = True
-        return Reply(200, complete(decision.cached, cached=True, trace_id=call.trace.trace_id))
+        return _reply(call, decision.cached, cached=True)
     answer, predicted = await _answered(call, asked)
     return _stored(call, asked, key, answer, predicted)
+
+
+def _key(call: Call, request: dict[str, Any]) -> str:
+    served = call.served
+    return cache_key(served.name, tenant=call.who.tenant, actions=call.actions, digest=served.digest, request=request)
 
 
 async def _asked(call: Call) -> _Asked:
@@ -79,15 +86,14 @@ async def _asked(call: Call) -> _Asked:
 
 async def _answered(call: Call, asked: _Asked) -> tuple[dict[str, Any], Predicted]:
     """The answer and the prediction in it; the explanation is made at the same time."""
-    upstreams, served, deadline = call.parts.upstreams, call.served, call.deadline
-    explaining: asyncio.Task[dict[str, Any]] | None = None
-    if asked.method is not None:
-        until = call.started + (deadline - call.started) * call.parts.options.explain_share
-        explaining = asyncio.create_task(
-            inference.explain(upstreams, served, asked.question, asked.method, deadline=until, trace=call.trace)
-        )
+    explaining = _explaining(call, asked)
     try:
-        predicted = await inference.infer(upstreams, served, asked.question, deadline=deadline, trace=call.trace)
+        arm = call.served
+        predicted = await _predicted(call, asked.question)
+        if explaining is not None and call.served is not arm:
+            # The challenger failed: what it says of its own model explains nothing.
+            await cancelled(explaining)
+            explaining = _explaining(call, asked)
         warnings: list[dict[str, str]] = list(asked.question.warnings)
         explanation: dict[str, Any] | None = None
         if explaining is not None:
@@ -99,6 +105,7 @@ async def _answered(call: Call, asked: _Asked) -> tuple[dict[str, Any], Predicte
         if explaining is not None:
             # Also where it has failed already: somebody must look at its error.
             await cancelled(explaining)
+    served = call.served
     usecase = served.usecase
     positive = usecase.label.positive_name
     answer = {
@@ -118,9 +125,46 @@ async def _answered(call: Call, asked: _Asked) -> tuple[dict[str, Any], Predicte
     return answer, predicted
 
 
+def _explaining(call: Call, asked: _Asked) -> asyncio.Task[dict[str, Any]] | None:
+    if asked.method is None:
+        return None
+    upstreams, until = (
+        call.parts.upstreams,
+        call.started + (call.deadline - call.started) * call.parts.options.explain_share,
+    )
+    return asyncio.create_task(
+        inference.explain(upstreams, call.served, asked.question, asked.method, deadline=until, trace=call.trace)
+    )
+
+
+async def _predicted(call: Call, question: Question) -> Predicted:
+    """The prediction of the request's arm; afterwards `call.served` is who made it."""
+    assignment = call.assignment
+    deadline, upstreams = call.deadline, call.parts.upstreams
+
+    async def ask(served: Served, until: float) -> Predicted:
+        found = await inference.infer(upstreams, served, question, deadline=until, trace=call.trace)
+        call.answer_by(served)
+        return found
+
+    if assignment is None:
+        return await inference.infer(upstreams, call.served, question, deadline=deadline, trace=call.trace)
+    experiments = call.parts.experiments
+    found = await experiments.asked(assignment, ask, started=call.started, deadline=deadline)
+
+    async def mirrored(served: Served, until: float) -> Predicted:
+        return await inference.infer(upstreams, served, question, deadline=until, trace=call.trace)
+
+    experiments.mirror(assignment, mirrored, found, seconds=call.served.deadline)
+    return found
+
+
 def _stored(call: Call, asked: _Asked, key: str, answer: dict[str, Any], predicted: Predicted) -> Reply:
     served = call.served
     body = orjson.dumps(answer)
+    if call.assignment is not None:
+        # The champion may have answered in the challenger's place; the answer is filed under whose it is.
+        key = _key(call, asked.as_json())
     whole = asked.method is None or answer["explanation"] is not None
     if whole and predicted.digest == served.digest:
         # An answer of a model that is being replaced, or without its explanation, must not be given again.
@@ -139,4 +183,9 @@ def _stored(call: Call, asked: _Asked, key: str, answer: dict[str, Any], predict
             trace_id=call.trace.trace_id,
         )
     )
-    return Reply(200, complete(body, cached=False, trace_id=call.trace.trace_id))
+    return _reply(call, body, cached=False)
+
+
+def _reply(call: Call, body: bytes, *, cached: bool) -> Reply:
+    experiment = None if call.assignment is None else call.experiment
+    return Reply(200, complete(body, cached=cached, trace_id=call.trace.trace_id, experiment=experiment))

@@ -20,6 +20,7 @@ from fasttrack.cli import (
     models,
     pipeline,
     platform,
+    rollout,
     serving,
     submit,
     usecase,
@@ -61,7 +62,21 @@ def _global_options(
     context.obj = Options(home=folder, json=json, debug=debug)
 
 
-for room in (platform, ingest, data, deadletters, lake, pipeline, submit, cluster, models, serving, audit, usecase):
+for room in (
+    platform,
+    ingest,
+    data,
+    deadletters,
+    lake,
+    pipeline,
+    submit,
+    cluster,
+    models,
+    serving,
+    rollout,
+    audit,
+    usecase,
+):
     room.register(app)
 
 

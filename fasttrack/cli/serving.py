@@ -58,11 +58,12 @@ def token(
     ttl: Annotated[str, typer.Option(help="How long it is good for, such as 1h.")] = "1h",
 ) -> None:
     """Mint a token of the local development issuer."""
-    minted = _mint(context, role, subject, tenant, ttl)
+    minted = mint(context, role, subject, tenant, ttl)
     show(context, {"token": minted}, minted)
 
 
-def _mint(context: typer.Context, roles: list[str], subject: str, tenant: str, ttl: str) -> str:
+def mint(context: typer.Context, roles: list[str], subject: str, tenant: str, ttl: str) -> str:
+    """A token of the local development issuer, good for `ttl` (such as ``1h``)."""
     from fasttrack.local.issuer import mint
 
     try:
@@ -75,7 +76,7 @@ def _mint(context: typer.Context, roles: list[str], subject: str, tenant: str, t
 
 def _gateway(context: typer.Context, usecase: str, token: str) -> Gateway:
     url = settings(context).require("gateway")
-    return Gateway(url, token or _mint(context, [f"{usecase}-predictor"], "developer", "default", "1h"))
+    return Gateway(url, token or mint(context, [f"{usecase}-predictor"], "developer", "default", "1h"))
 
 
 def _subject(pairs: list[str], features: Path | None) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def inference_service(
     scaling: Scaling | None = None,
     canary: Canary | None = None,
     stopped: bool = False,
+    name: str = "",
 ) -> Object:
     """The servers of one version: predictor with transformer, and explainer.
 
@@ -73,9 +74,10 @@ def inference_service(
         scaling: how far pods may scale.
         canary: another version beside it.
         stopped: make the object without starting pods.
+        name: of the object, where it isn't the use case's: a challenger beside the version that is served.
     """
     scaling = scaling or Scaling()
-    made = _Servers(usecase, registry, gpus)
+    made = _Servers(usecase, registry, gpus, name or usecase.name)
     annotations = {
         "serving.kserve.io/deploymentMode": "Standard",
         "serving.kserve.io/autoscalerClass": scaling.autoscaler,
@@ -99,7 +101,7 @@ def inference_service(
         # KServe's schema wants this name in a canary, and its webhook refuses it elsewhere.
         predictor["model"]["name"] = SERVER
         spec["canary"] = [{"predictor": predictor, "trafficPercent": canary.percent}]
-    metadata = pods.metadata(usecase.name, namespace, "serving", usecase)
+    metadata = pods.metadata(name or usecase.name, namespace, "serving", usecase)
     return {
         "apiVersion": API,
         "kind": "InferenceService",
@@ -145,6 +147,7 @@ class _Servers:
     usecase: UseCase
     registry: str
     gpus: bool
+    name: str
 
     def predictor(self, version: int, digest: str, uri: str) -> Object:
         model: Object = {
@@ -154,6 +157,9 @@ class _Servers:
             "storageUri": uri,
             "args": _identity(version, digest),
         }
+        if self.name != self.usecase.name:
+            # The runtime says the object's name; what comes later counts.
+            model["args"].append(f"--model_name={self.usecase.name}")
         found: Object = {"model": model, "containers": [self._transformer(version, digest)], **self._pod("predictor")}
         if self.gpus:
             model["resources"] = {
@@ -213,9 +219,7 @@ class _Servers:
             "maxSkew": 1,
             "topologyKey": "topology.kubernetes.io/zone",
             "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {
-                "matchLabels": {"serving.kserve.io/inferenceservice": self.usecase.name, "component": component}
-            },
+            "labelSelector": {"matchLabels": {"serving.kserve.io/inferenceservice": self.name, "component": component}},
         }
         return {
             "serviceAccountName": pods.SERVING_ACCOUNT,

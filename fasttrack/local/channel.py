@@ -80,6 +80,10 @@ class Channel:
             return [asdict(part) for part in self._platform.status()]
         if op == "publish":
             return self._platform.publish(**arguments)
+        if op == "beside":
+            return self._platform.beside(**arguments)
+        if op == "settle":
+            return self._platform.settle(**arguments)
         if op == "stop":
             self._platform.stop()
             return True
@@ -91,7 +95,7 @@ def call(home: Home, op: str, timeout: float, **arguments: Any) -> Any:
 
     Args:
         home: the home.
-        op: "status", "publish" or "stop".
+        op: "status", "publish", "beside", "settle" or "stop".
         timeout: seconds to wait for the answer.
         arguments: of the operation.
 

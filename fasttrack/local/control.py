@@ -100,6 +100,30 @@ def publish(
     return found
 
 
+def beside(
+    home: Path, name: str, usecase_path: Path, package_path: Path, *, version: int, digest: str
+) -> dict[str, str]:
+    """`Platform.beside`, in the process that supervises the home; same arguments, result and errors.
+
+    Raises:
+        UnavailableError: the platform is not up, or a server doesn't start.
+    """
+    paths = {"usecase_path": str(usecase_path.absolute()), "package_path": str(package_path.absolute())}
+    found: dict[str, str] = call(
+        Home(home), "beside", _PUBLISH_SECONDS, name=name, version=version, digest=digest, **paths
+    )
+    return found
+
+
+def settle(home: Path, name: str, version: int | None) -> None:
+    """`Platform.settle`, in the process that supervises the home.
+
+    Raises:
+        UnavailableError: the platform is not up.
+    """
+    call(Home(home), "settle", _STOP_SECONDS, name=name, version=version)
+
+
 def down(home: Path, wipe: bool = False) -> bool:
     """Stop a home's platform, and with `wipe` remove its data.
 

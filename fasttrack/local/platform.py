@@ -265,6 +265,28 @@ class Platform:
         wanted = servers.Published(Path(usecase_path).absolute(), Path(package_path).absolute(), version, digest)
         return self._publications.publish(name, wanted)
 
+    def beside(
+        self, name: str, usecase_path: Path | str, package_path: Path | str, *, version: int, digest: str
+    ) -> dict[str, str]:
+        """Serve another version beside the published one; the arguments, results and errors are as for `publish`.
+
+        Raises:
+            NotFoundError: nothing is published under this name.
+        """
+        if self._publications is None:
+            raise self._down()
+        wanted = servers.Published(Path(usecase_path).absolute(), Path(package_path).absolute(), version, digest)
+        return self._publications.beside(name, wanted)
+
+    def settle(self, name: str, version: int | None) -> None:
+        """End the time of two versions: `version` stays if it is the one beside, else the published one.
+
+        The other one's servers are stopped a moment later. Nothing happens if there is no other.
+        """
+        if self._publications is None:
+            raise self._down()
+        self._publications.settle(name, version)
+
     # ---- look
 
     def status(self) -> list[PartStatus]:

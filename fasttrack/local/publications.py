@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fasttrack.errors import NotFoundError, UnavailableError
 from fasttrack.local import servers
@@ -39,29 +40,64 @@ class Publications:
 
     def publish(self, name: str, wanted: Published) -> dict[str, str]:
         """See `Platform.publish`."""
-        for path in (wanted.usecase, wanted.package):
-            if not path.exists():
-                raise NotFoundError(
-                    "the path does not exist.", where=str(path), fix="Give the use-case file and the package."
-                )
+        _check(wanted)
         with self._mutex:
             self._retire_now()
             former = self._state.publications.get(name)
             slot = "b" if former and former["slot"] == "a" else "a"
+            if former and former.pop("beside", None):
+                self._drop(name, slot)
             try:
                 urls = self._start(name, wanted, slot)
             except BaseException:
                 self._drop(name, slot)
                 raise
-            paths = {"usecase": str(wanted.usecase), "package": str(wanted.package)}
-            identity = {"version": wanted.version, "digest": wanted.digest}
-            self._state.publications[name] = {**paths, **identity, "slot": slot, "urls": urls}
+            self._state.publications[name] = _kept(wanted, slot, urls)
             self._home.remember(self._state)
             if former:
-                self._retiring = threading.Timer(_LINGER_SECONDS, self._drop, (name, former["slot"]))
-                self._retiring.daemon = True
-                self._retiring.start()
+                self._later(name, former["slot"])
             return urls
+
+    def beside(self, name: str, wanted: Published) -> dict[str, str]:
+        """See `Platform.beside`."""
+        _check(wanted)
+        with self._mutex:
+            former = self._state.publications.get(name)
+            if former is None:
+                raise NotFoundError("nothing is published.", where=name, fix="Run `fasttrack run` first.")
+            known = former.get("beside")
+            if known is not None and _identity(known) == (str(wanted.package), wanted.version, wanted.digest):
+                running = {run.part.name for run in self._processes.runs() if run.state == "running"}
+                if set(_parts(name, known["slot"])) <= running:
+                    urls: dict[str, str] = known["urls"]
+                    return urls
+            self._retire_now()
+            slot = "b" if former["slot"] == "a" else "a"
+            if known is not None:
+                self._drop(name, slot)
+            try:
+                found = self._start(name, wanted, slot)
+            except BaseException:
+                self._drop(name, slot)
+                former.pop("beside", None)
+                raise
+            former["beside"] = _kept(wanted, slot, found)
+            self._home.remember(self._state)
+            return found
+
+    def settle(self, name: str, version: int | None) -> None:
+        """See `Platform.settle`."""
+        with self._mutex:
+            former = self._state.publications.get(name) or {}
+            known = former.get("beside")
+            if known is None:
+                return
+            left = known
+            if known["version"] == version:
+                self._state.publications[name], left = known, former
+            del former["beside"]
+            self._home.remember(self._state)
+            self._later(name, left["slot"])
 
     def resume(self, name: str) -> None:
         """Start the servers of what was published before the platform was stopped.
@@ -70,6 +106,11 @@ class Publications:
         says so, and they stay listed as failed.
         """
         kept = self._state.publications[name]
+        if "beside" in kept:
+            self._resume(name, kept["beside"])
+        self._resume(name, kept)
+
+    def _resume(self, name: str, kept: dict[str, Any]) -> None:
         # Homes of the first version know neither version nor digest.
         wanted = Published(Path(kept["usecase"]), Path(kept["package"]), kept.get("version"), kept.get("digest", ""))
         try:
@@ -91,6 +132,13 @@ class Publications:
         together({part.name: partial(self._processes.start, part) for part in parts})
         return servers.urls(name, slot, self._state.ports)
 
+    def _later(self, name: str, slot: str) -> None:
+        """Stop a slot's servers once the requests that are under way have ended."""
+        self._retire_now()
+        self._retiring = threading.Timer(_LINGER_SECONDS, self._drop, (name, slot))
+        self._retiring.daemon = True
+        self._retiring.start()
+
     def _retire_now(self) -> None:
         if self._retiring is not None:
             self._retiring.cancel()
@@ -102,6 +150,23 @@ class Publications:
         self._processes.stop(names)
         for part in names:
             self._processes.forget(part)
+
+
+def _check(wanted: Published) -> None:
+    for path in (wanted.usecase, wanted.package):
+        if not path.exists():
+            raise NotFoundError(
+                "the path does not exist.", where=str(path), fix="Give the use-case file and the package."
+            )
+
+
+def _kept(wanted: Published, slot: str, urls: dict[str, str]) -> dict[str, Any]:
+    paths = {"usecase": str(wanted.usecase), "package": str(wanted.package)}
+    return {**paths, "version": wanted.version, "digest": wanted.digest, "slot": slot, "urls": urls}
+
+
+def _identity(kept: dict[str, Any]) -> tuple[Any, ...]:
+    return kept["package"], kept["version"], kept["digest"]
 
 
 def _parts(name: str, slot: str) -> list[str]:

@@ -22,12 +22,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from api_gateway.app import Gateway, assemble
 from api_gateway.audit import AuditWriter
 from api_gateway.deployments import Deployments
+from api_gateway.experiments import Exchange, Experiments
 from api_gateway.options import GatewayOptions
 from api_gateway.parts import Parts
 from api_gateway.protocol import deadline_protocol
 from api_gateway.spool import Row, Spool
 from fasttrack.errors import UnavailableError
 from fasttrack.registry.records import AuditRow, Deployment, PredictionRow
+from fasttrack.rollout.store import Rollouts
 from fasttrack.settings import Settings
 from fasttrack.usecase import dump, load
 
@@ -108,6 +110,9 @@ class ModelServer:
     status: int = 200
     delay: float = 0.0
     body: bytes | None = None
+    probability: float = 0.75
+    version: int = 3
+    digest: str = DIGEST
     requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     server: ThreadingHTTPServer | None = None
 
@@ -122,9 +127,9 @@ class ModelServer:
         if path.endswith(":explain"):
             found = [{"feature": f"f{i}", "value": i, "contribution": 0.1 / (i + 1)} for i in range(9)]
             return json.dumps({"explanations": [{"method": "shap", "base_value": 0.2, "attributions": found}]}).encode()
-        outputs = {"probability": 0.75, "value": 21.5, "lower": -3.0, "upper": 60.0}
+        outputs = {"probability": self.probability, "value": 21.5, "lower": -3.0, "upper": 60.0}
         tensors = [{"name": n, "datatype": "FP32", "shape": [1], "data": [v]} for n, v in outputs.items()]
-        parameters = {"model_version": "3", "digest": DIGEST, "as_of": "2013-12-01T00:00:00Z"}
+        parameters = {"model_version": str(self.version), "digest": self.digest, "as_of": "2013-12-01T00:00:00Z"}
         return json.dumps({"model_name": "flights", "outputs": tensors, "parameters": parameters}).encode()
 
 
@@ -283,6 +288,8 @@ def gateway(
     kafka: str = "",
     schema_registry: str = "",
     kafka_security: Mapping[str, str] | None = None,
+    exchange: Exchange = lambda _, __: (),
+    rollouts: Rollouts | None = None,
     **options: Any,
 ) -> Iterator[Running]:
     """Run a gateway over these deployments; without `redis` it works as if Redis were down."""
@@ -303,7 +310,9 @@ def gateway(
     writer = AuditWriter(
         sink, Spool(chosen.spool), built.metrics, limit=chosen.audit_rows, seconds=chosen.audit_seconds
     )
-    app = assemble(replace(built, deployments=Deployments(deployments), audit=writer))
+    experiments = Experiments(exchange, built.metrics)
+    parts = replace(built, deployments=Deployments(deployments), audit=writer, experiments=experiments)
+    app = assemble(replace(parts, rollouts=rollouts) if rollouts else parts)
     with served(app, chosen) as port:
         yield Running(app, port, issuer, sink)
 

@@ -11,6 +11,7 @@ import pytest
 from fasttrack.errors import ConfigurationError
 from fasttrack.kubeflow.footprint import footprint
 from fasttrack.kubeflow.inference import Canary, inference_service, serving_runtime, storage_uri
+from fasttrack.kubeflow.launchers.publish import beside_name
 from fasttrack.kubeflow.scaling import Scaling
 from fasttrack.kubeflow.sizes import Size, resized
 from fasttrack.kubeflow.validation import check
@@ -89,3 +90,15 @@ def wrong(what: str) -> dict[str, Any]:
 def test_a_wrong_canary_is_refused(what: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         check([wrong(what), serving_runtime(registry="r", namespace="ml")])
+
+
+def test_a_challenger_may_be_a_service_of_its_own_that_serves_the_model_s_name() -> None:
+    made = service(None, name="flights-v2")
+    check([made, serving_runtime(registry="r", namespace="ml")])
+    assert made["metadata"]["name"] == "flights-v2"
+    # The runtime says --model_name=<the object's name>; what follows it counts.
+    assert made["spec"]["predictor"]["model"]["args"][-1] == "--model_name=flights"
+    assert str(made).count("--model_name=flights'") == 3
+    assert "model_name" not in str(service(None)["spec"]["predictor"]["model"]["args"])
+    assert beside_name("x" * 60, 12) != beside_name("x" * 60, 13)
+    assert len(beside_name("x" * 60, 12) + "-predictor") <= 63

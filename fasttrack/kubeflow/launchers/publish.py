@@ -17,13 +17,16 @@ from fasttrack.kubeflow.inference import inference_service
 from fasttrack.kubeflow.interrupt import interruptible
 from fasttrack.kubeflow.launchers.launch import with_file
 from fasttrack.kubeflow.launchers.place import Place
-from fasttrack.kubeflow.names import usecase_object
+from fasttrack.kubeflow.names import object_name, usecase_object
 from fasttrack.kubeflow.sizes import resized
 from fasttrack.progress import note
 from fasttrack.registry.records import ModelVersion
 from fasttrack.steps.frame import Step
+from fasttrack.usecase import UseCase
 
 _SERVICE = "serving.kserve.io/inferenceservice"
+#: KServe puts -predictor and -explainer after it, and a Service's name has 63 characters at most.
+_NAME = 50
 _EXAMINE_SECONDS = 4.0
 _SCALING = ("minReplicas", "maxReplicas", "scaleMetric", "scaleMetricType", "scaleTarget", "autoScaling")
 _AUTOSCALER = "serving.kserve.io/autoscalerClass"
@@ -44,31 +47,51 @@ def serve(place: Place, at: Step, model: ModelVersion, usecase: str) -> dict[str
         UnavailableError: the servers do not come up.
         ConfigurationError: the package does not lie on the shared volume, or the cluster refuses the object.
     """
+    return _serve(place, at.usecase, at.record, model, usecase, "")
+
+
+def serve_beside(place: Place, spec: UseCase, model: ModelVersion, usecase: str) -> dict[str, str]:
+    """Serve a version as an InferenceService of its own, ``<use case>-v<version>``, beside what is served.
+
+    KServe routes nothing to it: gateways ask its Services by their names. The arguments and errors are as for `serve`.
+    """
+    return _serve(place, spec, {}, model, usecase, beside_name(spec.name, model.version))
+
+
+def beside_name(usecase: str, version: int) -> str:
+    """The name of a challenger's InferenceService."""
+    return object_name(f"{usecase}-v{version}", _NAME)
+
+
+def _serve(
+    place: Place, spec: UseCase, record: dict[str, Any], model: ModelVersion, usecase: str, name: str
+) -> dict[str, str]:
     obj = inference_service(
-        at.usecase,
+        spec,
         registry=place.registry,
         namespace=place.namespace,
         version=model.version,
         digest=model.digest,
         storage_uri=storage_uri(model.uri),
         gpus=place.options.gpus,
+        name=name,
     )
     obj = resized(obj, place.options.sizes)
     name = obj["metadata"]["name"]
     cluster = place.cluster
-    shared, own = usecase_object(at.usecase), _file_name(name, usecase)
+    shared, own = usecase_object(spec), _file_name(name, usecase)
     obj = with_file(obj, shared, own)
     # Said outright: the compiled object is stopped, and whoever applied it still owns that annotation.
     obj["metadata"].setdefault("annotations", {})["serving.kserve.io/stop"] = "false"
     with interruptible(once=True):
         before = cluster.find(INFERENCE_SERVICE, name, place.namespace)
         said: dict[str, Any] = {"kind": "InferenceService", "name": name, "namespace": place.namespace}
-        at.record["cluster"] = said
+        record["cluster"] = said
         try:
             applied = cluster.apply(_scaled_as(before, obj), force=True)
             cluster.apply(_file(place, own, usecase, applied), force=True)
-            at.record["reused"] = before is not None and _generation(before) == _generation(applied)
-            note(f"InferenceService {place.namespace}/{name}: {'unchanged' if at.record['reused'] else 'applied'}")
+            record["reused"] = before is not None and _generation(before) == _generation(applied)
+            note(f"InferenceService {place.namespace}/{name}: {'unchanged' if record['reused'] else 'applied'}")
             ready = _wait(place, applied, (f"--digest={model.digest}", own))
         except BaseException as error:
             said["put_back"] = _put_back(place, name, before)

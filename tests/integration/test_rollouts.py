@@ -1,0 +1,314 @@
+"""Rollouts by gateways that are processes of their own, on a real database: promoted, rolled back, cut off, killed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg2
+import pytest
+
+from fasttrack.errors import ConflictError, NotFoundError
+from fasttrack.local.platform import Platform
+from fasttrack.registry.records import PredictionRow
+from fasttrack.registry.store import Registry
+from fasttrack.rollout.counts import ArmCounts, Window
+from fasttrack.rollout.plan import Plan
+from fasttrack.rollout.store import Rollouts
+from tests.integration.gateway_processes import Process, process, settings_for
+from tests.integration.registry_database import digest, opened
+from tests.integration.rollout_traffic import traffic
+from tests.loopback import cable_to
+from tests.unit.gateway_harness import ModelServer, TestIssuer, deployment, model_server, until
+
+PLENTY = {"requests": 10_000_000, "per": "1m", "burst": 1_000_000}
+WHO: dict[str, Any] = {"who": "alice", "why": "a test"}
+#: Steps that take seconds, on as little evidence as is sound.
+QUICK = Plan(steps=(30, 60), dwell_seconds=1, keys=50, tolerance=0.2, slow_ratio=30)
+LONG = Plan(steps=(50,), dwell_seconds=3600)
+
+
+@dataclass
+class World:
+    """Two versions with servers of their own, a registry, and whatever gateways a test starts."""
+
+    dsn: str
+    registry: Registry
+    rollouts: Rollouts
+    issuer: TestIssuer
+    champion: ModelServer
+    challenger: ModelServer
+
+
+@pytest.fixture
+def world(dsn: str, tmp_path: Path) -> Iterator[World]:
+    with ExitStack() as stack:
+        ours, theirs = stack.enter_context(model_server()), stack.enter_context(model_server())
+        registry = stack.enter_context(opened(dsn))
+        registry.migrate()
+        rollouts = Rollouts(dsn, pool_size=8)
+        stack.callback(rollouts.close)
+        for number, server in ((1, ours), (2, theirs)):
+            server.version, server.digest = number, digest(number)
+            registry.register_model("flights", f"/packages/{number}", digest=digest(number))
+        registry.deploy("flights", 1, **served(ours))
+        registry.set_stage("flights", 1, "champion", "alice", "the first")
+        rollouts.offer("flights", 2, **served(theirs))
+        yield World(dsn, registry, rollouts, TestIssuer(tmp_path), ours, theirs)
+
+
+def served(server: ModelServer) -> dict[str, Any]:
+    wanted = deployment(server.url, server.url, rate_limit=PLENTY, cache="0s")
+    return {"signature": wanted.signature, "usecase_document": wanted.usecase_document, "transformer_url": server.url,
+            "predictor_url": server.url, "explainer_url": server.url}  # fmt: skip
+
+
+@pytest.fixture
+def two(world: World, platform: Platform, tmp_path: Path) -> Iterator[tuple[Process, Process]]:
+    settings = settings_for(platform, world.dsn, world.issuer)
+    with process(settings, tmp_path, world.issuer) as one, process(settings, tmp_path, world.issuer) as other:
+        yield one, other
+
+
+def begin(world: World, plan: Plan) -> None:
+    world.rollouts.start("flights", 2, plan, **WHO)
+
+
+def state(world: World) -> str:
+    return world.rollouts.newest("flights").status
+
+
+def test_a_harmless_challenger_goes_step_by_step_and_becomes_the_champion(
+    world: World, two: tuple[Process, Process]
+) -> None:
+    with traffic(two) as seen:
+        until(lambda: len(seen.answers) > 50)
+        assert set(seen.arms()) == {""}
+        begin(world, QUICK)
+        until(lambda: state(world) != "running", 90)
+        promoted = time.monotonic()
+        until(lambda: world.challenger.requests[-1:] != [] and len(seen.arms(promoted + 4)) > 50, 60)
+        assert set(seen.arms(promoted + 4)) == {""}
+    assert not seen.failures() and not seen.broken
+    rollout = world.rollouts.newest("flights")
+    assert rollout.status == "promoted", rollout.why
+    assert [event.action for event in rollout.events] == ["start", "advance", "promote"]
+    found = world.registry.deployment("flights")
+    assert found is not None
+    assert (found.version, found.transformer_url) == (2, world.challenger.url)
+    assert (world.registry.get("flights").version, world.registry.get("flights", 1).stage) == (2, "archived")
+    # Conservation: what the servers were asked is what was counted, but for what came after the last look.
+    counted = rollout.overall.champion.requests + rollout.overall.challenger.requests
+    assert 0 < counted <= len(seen.answers)
+
+
+def test_a_challenger_that_breaks_is_gone_within_five_seconds_and_no_caller_notices(
+    world: World, two: tuple[Process, Process]
+) -> None:
+    begin(world, LONG)
+    with traffic(two) as seen:
+        until(lambda: Counter(seen.arms())["challenger"] > 200)
+        world.challenger.status = 500
+        broke = time.monotonic()
+        until(lambda: state(world) == "rolled_back")
+        until(lambda: len(seen.arms(broke + 6)) > 50)
+        asked = len(world.challenger.requests)
+        until(lambda: len(seen.arms(broke + 7)) > 50)
+        assert len(world.challenger.requests) == asked
+    assert not seen.failures() and not seen.broken
+    last = max(at for at, _, arm, _ in seen.answers if arm)
+    assert last - broke <= 5
+    rollout = world.rollouts.newest("flights")
+    assert "errors are worse" in rollout.why
+    assert [(event.action, event.who) for event in rollout.events[1:]] == [("roll_back", "rollout controller")]
+    assert world.registry.get("flights", 2).stage == "archived"
+
+
+def test_a_slow_challenger_is_rolled_back_for_its_latency(world: World, two: tuple[Process, Process]) -> None:
+    world.challenger.delay = 0.1
+    begin(world, LONG)
+    with traffic(two) as seen:
+        until(lambda: state(world) == "rolled_back", 60)
+    assert not seen.failures()
+    assert "latency are worse" in world.rollouts.newest("flights").why
+
+
+def test_a_key_stays_in_its_arm_on_every_gateway(world: World, two: tuple[Process, Process]) -> None:
+    begin(world, Plan(mode="ab", steps=(30,)))
+    with traffic(two, flights=400) as seen:
+        until(lambda: len([arm for arm in seen.arms() if arm]) > 1600, 60)
+    arms: dict[str, set[str]] = {}
+    for _, _, arm, flight in seen.answers:
+        if arm:
+            arms.setdefault(flight, set()).add(arm)
+    assert len(arms) == 400
+    assert all(len(found) == 1 for found in arms.values())
+    share = sum(found == {"challenger"} for found in arms.values()) / 400
+    assert share == pytest.approx(0.3, abs=0.1)
+    # The answer says whose it is, and so does the audit row behind it.
+    rows = [row for row in world.registry.predictions("flights", 10_000) if row.entity["flight_id"] in arms]
+    for row in rows[:500]:
+        assert row.version == 2 if arms[row.entity["flight_id"]] == {"challenger"} else 1
+
+
+def test_a_gateway_that_is_killed_does_not_keep_the_others_from_rolling_back(
+    world: World, two: tuple[Process, Process]
+) -> None:
+    begin(world, LONG)
+    with traffic(two) as seen:
+        until(lambda: Counter(seen.arms())["challenger"] > 200)
+        two[0].popen.kill()
+        two[0].popen.wait()
+        world.challenger.status = 500
+        broke = time.monotonic()
+        until(lambda: state(world) == "rolled_back")
+        until(lambda: len(seen.arms(broke + 6)) > 20)
+    assert set(seen.broken) <= {two[0].port}
+    assert not seen.failures()
+    assert max(at for at, _, arm, _ in seen.answers if arm) - broke <= 5
+
+
+def test_where_nobody_can_decide_the_challenger_gets_nothing_and_predictions_go_on(
+    world: World, platform: Platform, tmp_path: Path
+) -> None:
+    with cable_to(world.dsn) as (cable, through):
+        settings = settings_for(platform, through, world.issuer)
+        with process(settings, tmp_path, world.issuer) as alone, traffic([alone]) as seen:
+            begin(world, LONG)
+            until(lambda: Counter(seen.arms())["challenger"] > 100)
+            cable.cut()
+            cut = time.monotonic()
+            until(lambda: len(seen.arms(cut + 5.5)) > 50)
+            assert set(seen.arms(cut + 5)) == {""}
+            cable.mend()
+            mended = time.monotonic()
+            until(lambda: "challenger" in seen.arms(mended), 60)
+            assert not seen.failures() and not seen.broken
+            status, body = alone.ask("GET", "/v1/usecases/flights/rollout", None, world.issuer.token("flights-admin"))
+            assert (status, body["status"], body["live"], body["percent"]) == (200, "running", True, 50)
+
+
+def test_in_shadow_the_challenger_is_asked_and_never_answers(world: World, two: tuple[Process, Process]) -> None:
+    world.challenger.probability = 0.25
+    begin(world, Plan(mode="shadow"))
+    with traffic(two) as seen:
+        until(lambda: world.rollouts.newest("flights").overall.mirror.requests > 200, 60)
+        world.challenger.status = 500
+        until(lambda: world.rollouts.newest("flights").overall.mirror.failures > 20, 60)
+    assert set(seen.arms()) <= {"", "champion"}
+    assert not seen.failures()
+    rollout = world.rollouts.newest("flights")
+    mirror = rollout.overall.mirror
+    good = mirror.requests - mirror.failures
+    assert mirror.disagreements == good
+    assert mirror.difference / good == pytest.approx(0.5)
+    assert rollout.status == "running"
+
+
+def test_who_may_decide_and_what_is_kept_of_it(world: World, two: tuple[Process, Process]) -> None:
+    gateway, path = two[0], "/v1/usecases/flights/rollout"
+    admin, predictor = (world.issuer.token(role, sub="bob") for role in ("flights-admin", "flights-predictor"))
+    body = {"version": 2, "plan": {"mode": "ab", "steps": [10]}, "why": "it is newer"}
+    assert gateway.ask("POST", path, body, predictor)[0] == 403
+    assert gateway.ask("POST", path, {**body, "plan": {"steps": [0]}}, admin)[0] == 400
+    assert gateway.ask("POST", path, {**body, "version": 9}, admin)[0] == 404
+    assert gateway.ask("POST", path, {**body, "version": 1}, admin)[0] == 404
+    status, started = gateway.ask("POST", path, body, admin)
+    assert status == 201, started
+    assert gateway.ask("POST", path, body, admin)[0] == 409
+    assert world.registry.get("flights", 2).stage == "challenger"
+    for verb in ("promote", "abort"):
+        assert gateway.ask("POST", f"{path}/{verb}", {"why": "no"}, predictor)[0] == 403
+    status, ended = gateway.ask("POST", f"{path}/abort", {"why": "enough seen"}, admin)
+    assert (status, ended["status"]) == (200, "aborted")
+    assert [(event["action"], event["who"], event["why"]) for event in ended["events"]] == [
+        ("start", "bob of acme", "it is newer"),
+        ("abort", "bob of acme", "enough seen"),
+    ]
+    assert gateway.ask("POST", f"{path}/promote", {"why": "late"}, admin)[0] == 409
+    assert world.registry.get("flights", 2).stage == "candidate"
+    until(lambda: len(world.registry.audit(started_trace(world, "POST " + path.replace("flights", "{name}")))) == 1)
+
+
+def started_trace(world: World, route: str) -> str:
+    with closing(psycopg2.connect(world.dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT trace_id FROM audit_log WHERE route = %s AND status = 201", (route,))
+        row = cursor.fetchone()
+    return str(row[0]) if row else ""
+
+
+def test_counts_that_are_sent_twice_count_once_and_one_of_many_decides(world: World) -> None:
+    begin(world, LONG)
+    rollout = world.rollouts.newest("flights")
+    window = Window(0, ArmCounts(requests=7, keys=7), ArmCounts(requests=5, failures=2, keys=5, first_failures=2))
+    sent = [(rollout.id, number, window) for number in range(20)]
+    # A look is due 0.7 s after the one before.
+    until(lambda: time.sleep(0.8) is None)
+    threads = [threading.Thread(target=world.rollouts.exchange, args=("gateway", sent)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: state(world) == "rolled_back" or not world.rollouts.exchange("other", []))
+    found = world.rollouts.newest("flights")
+    assert (found.overall.champion.requests, found.overall.challenger.requests) == (140, 100)
+    assert [event.action for event in found.events] == ["start", "roll_back"]
+
+
+def test_labels_that_show_a_worse_model_roll_it_back(world: World) -> None:
+    begin(world, LONG)
+    truths = [(f"f-{number}", number % 2 == 0) for number in range(600)]
+
+    def predicted(number: int, positive: bool) -> float:
+        # The challenger, who has every other flight, is wrong every second time.
+        right = number % 2 == 0 or number % 4 == 1
+        return 0.9 if right == positive else 0.1
+
+    rows = [
+        PredictionRow("flights", version=1 + number % 2, entity={"flight_id": flight}, value=0, lower=0, upper=0,
+                      probability=predicted(number, positive), trace_id=uuid4().hex)
+        for number, (flight, positive) in enumerate(truths)
+    ]  # fmt: skip
+    world.registry.append_predictions(rows)
+    world.rollouts.exchange("gateway", [])
+    outcomes = [({"flight_id": flight}, positive) for flight, positive in truths]
+    assert world.rollouts.add_outcomes("flights", outcomes[:300]) == 300
+    assert world.rollouts.add_outcomes("flights", outcomes) == 300
+    until(lambda: (world.rollouts.exchange("gateway", []), state(world) != "running")[1])
+    rollout = world.rollouts.newest("flights")
+    assert (rollout.status, rollout.evidence.labels) == ("rolled_back", 300)
+    assert "quality are worse" in rollout.why
+
+
+def test_another_champion_ends_the_rollout(world: World) -> None:
+    begin(world, LONG)
+    world.registry.register_model("flights", "/packages/3", digest=digest(3))
+    world.registry.deploy("flights", 3, **served(world.champion))
+    until(lambda: not world.rollouts.exchange("gateway", []))
+    found = world.rollouts.newest("flights")
+    assert (found.status, found.why) == ("aborted", "version 1 is no longer the one that is served")
+
+
+def test_what_can_not_be_rolled_out_is_refused(world: World) -> None:
+    with pytest.raises(NotFoundError, match="not served beside"):
+        world.rollouts.start("flights", 7, LONG, **WHO)
+    with pytest.raises(NotFoundError, match="is not served"):
+        world.rollouts.start("other", 1, LONG, **WHO)
+    with pytest.raises(ConflictError, match="no rollout runs"):
+        world.rollouts.abort("flights", **WHO)
+    world.registry.approve("flights", 2, who="bob", why="leaks", decision="rejected")
+    with pytest.raises(ConflictError, match="rejected by bob: leaks"):
+        begin(world, LONG)
+    world.registry.approve("flights", 2, who="bob", why="mended")
+    other = served(world.challenger)
+    other["signature"] = {**other["signature"], "entity": {"name": "flight", "keys": ["other_id"]}}
+    world.rollouts.offer("flights", 2, **other)
+    with pytest.raises(ConflictError, match="entity differ"):
+        begin(world, LONG)
