@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope
 
+from api_gateway.limits import Decision, Limit
 from api_gateway.observability import Trace
 from api_gateway.problems import refused
 from fasttrack.errors import ConfigurationError, FastTrackError
@@ -19,7 +20,6 @@ from fasttrack.usecase.serving import Action, RateLimit
 if TYPE_CHECKING:
     from api_gateway.deployments import Served
     from api_gateway.experiments import Assignment
-    from api_gateway.limits import Decision
     from api_gateway.parts import Parts
     from api_gateway.tokens import Principal
 
@@ -132,17 +132,42 @@ class Call(Request):
             if not message.get("more_body", False):
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def limit(self, cache_key: str | None = None) -> Decision:
-        """Take one request from the caller's limit, and look `cache_key` up on the way.
+    async def limit(self, cache_key: str | None = None, *, asks: int = 0) -> Decision:
+        """Take one request from the caller's limit and the tenant's, and look `cache_key` up on the way.
+
+        Args:
+            cache_key: of the answer.
+            asks: how many predictions the model is asked for; they are taken from the caller's query budget.
 
         Raises:
             RateLimitError: nothing is left.
         """
-        name = self.deployed.name if self.deployed else "-"
-        policy = self.deployed.usecase.serving.rate_limit if self.deployed else GENERAL_LIMIT
-        decision = await self.parts.limiter.take(self.who.identity, name, policy, cache_key)
-        self.headers_out += decision.headers(policy)
-        decision.check(policy)
+        who, served = self.who, self.deployed
+        if served is None:
+            name, limits = "-", [Limit("usecase", who.identity, GENERAL_LIMIT)]
+        else:
+            name, serving = served.name, served.usecase.serving
+            limits = [Limit("usecase", who.identity, serving.rate_limit)]
+            if serving.tenant_quota is not None:
+                limits.append(Limit("tenant", who.tenant, serving.tenant_quota))
+            if serving.query_budget is not None and asks:
+                limits.append(Limit("budget", who.identity, serving.query_budget, asks))
+        return await self._taken(name, limits, cache_key)
+
+    async def spend(self, asks: int) -> None:
+        """Take predictions from the caller's query budget, if the use case has one, after `limit` took the request.
+
+        Raises:
+            RateLimitError: that many are not left.
+        """
+        budget = self.served.usecase.serving.query_budget
+        if budget is not None and asks:
+            await self._taken(self.served.name, [Limit("budget", self.who.identity, budget, asks)])
+
+    async def _taken(self, name: str, limits: list[Limit], cache_key: str | None = None) -> Decision:
+        decision = await self.parts.limiter.take(name, limits, cache_key)
+        self.headers_out += decision.headers()
+        decision.check()
         return decision
 
 

@@ -53,6 +53,8 @@ def compile_deployment(deployment: Deployment, *, refuse_out_of_range: bool = Fa
         KeyError, TypeError: the signature is malformed.
     """
     usecase = UseCase.model_validate(deployment.usecase_document)
+    if usecase.serving.out_of_range is not None:
+        refuse_out_of_range = usecase.serving.out_of_range == "refuse"
     return Served(
         name=deployment.usecase,
         version=deployment.version,
@@ -73,7 +75,7 @@ class Deployments:
 
     Args:
         read: gives the registry's current deployments; runs in a thread and may block.
-        refuse_out_of_range: passed on to the validators.
+        refuse_out_of_range: what the validators do where a use case doesn't say.
     """
 
     def __init__(self, read: Callable[[], Sequence[Deployment]], *, refuse_out_of_range: bool = False) -> None:

@@ -77,7 +77,7 @@ class GuardedRoute(APIRoute):
                 await call.limit()
                 raise
             if not self.limits_itself:
-                await call.limit()
+                await call.limit(asks=self.action == "explain")
         return await endpoint(call, **arguments)
 
     async def _admit(self, call: Call, action: Action, name: str | None) -> None:

@@ -49,7 +49,8 @@ async def infer(
         outputs = {output["name"]: float(output["data"][0]) for output in document["outputs"]}
         said = document.get("parameters") or {}
         return Predicted(
-            **{name: round(outputs[name], _DIGITS) for name in ("probability", "value", "lower", "upper")},
+            probability=round(outputs["probability"], served.usecase.serving.score_digits),
+            **{name: round(outputs[name], _DIGITS) for name in ("value", "lower", "upper")},
             version=_version(said.get("model_version"), served.version),
             digest=str(said.get("digest", served.digest)),
             as_of=str(said["as_of"]) if said.get("as_of") else None,

@@ -54,7 +54,7 @@ async def predict(call: Call, name: str) -> Reply:
         "model_version": served.version,
         "digest": served.digest,
     }
-    decision = await call.limit(key if served.cache_seconds > 0 else None)
+    decision = await call.limit(key if served.cache_seconds > 0 else None, asks=1)
     if served.cache_seconds > 0:
         call.parts.cache.looked_up(name, hit=decision.cached is not None)
     if decision.cached is not None:

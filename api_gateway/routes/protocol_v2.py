@@ -66,12 +66,23 @@ async def infer(call: Call, name: str) -> Reply:
         )
     body = await call.read(call.parts.options.max_infer_bytes)
     served = call.served
+    if served.usecase.serving.query_budget is not None:
+        await call.spend(_rows(body, call.fields.get(b"inference-header-content-length")))
     call.audit |= {
         "request_hash": hashlib.sha256(body).hexdigest(),
         "model_version": served.version,
         "digest": served.digest,
     }
     return await _forwarded(call, f"/v2/models/{served.name}/infer", body)
+
+
+def _rows(body: bytes, header: str | None) -> int:
+    """How many rows an infer request asks for; what can't be read is left to the model server to refuse, as one."""
+    try:
+        document = orjson.loads(body if header is None else body[: int(header)])
+        return max([1, *(int(tensor["shape"][0]) for tensor in document["inputs"])])
+    except (ValueError, KeyError, TypeError, IndexError, orjson.JSONDecodeError):
+        return 1
 
 
 async def _forwarded(call: Call, path: str, body: bytes | None) -> Reply:

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from api_gateway.call import Call
 from api_gateway.edge import signed
+from api_gateway.limits import Limit
 from api_gateway.problems import refused
 from api_gateway.reply import Reply, json_reply
 from api_gateway.routes.bodies import check_encoding
@@ -64,10 +65,10 @@ async def _received(call: Call, hook: Hook | None, room: Room) -> Receipt:
     room.enter()
     body = await call.read(hook.source.max_bytes if hook else _LIMIT, room.take)
     hook = _verified(call, hook, given, body)
-    limit = hook.usecase.serving.rate_limit
-    decision = await call.parts.limiter.take(call.who.identity, hook.usecase.name, limit)
-    call.headers_out += decision.headers(limit)
-    decision.check(limit)
+    limit = Limit("usecase", call.who.identity, hook.usecase.serving.rate_limit)
+    decision = await call.parts.limiter.take(hook.usecase.name, [limit])
+    call.headers_out += decision.headers()
+    decision.check()
     kind = call.fields.get(b"content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise refused(415, "the body is not declared as JSON.", where="header Content-Type", fix="Send JSON.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -17,6 +17,7 @@ SERVICE = "gateway"
 PORT = 80
 #: A webhook's body may come for 20 s, and its events are confirmed within 10 s (api_gateway/options.py).
 _WEBHOOK_TIMEOUT = "31s"
+_LIMITS: Final = ("rate_limit", "tenant_quota", "query_budget", "service_level", "cache")
 
 
 def http_route(
@@ -65,7 +66,7 @@ def role_configuration(usecase: UseCase, *, namespace: str) -> Object:
     roles = {name: sorted(role["may"]) for name, role in document["roles"].items()}
     data = {
         "roles.yaml": _text(roles),
-        "limits.yaml": _text({name: document["serving"][name] for name in ("rate_limit", "service_level", "cache")}),
+        "limits.yaml": _text({name: document["serving"][name] for name in _LIMITS if name in document["serving"]}),
     }
     metadata = pods.metadata(f"{usecase.name}-roles", namespace, "gateway", usecase)
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}

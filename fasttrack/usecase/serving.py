@@ -34,7 +34,16 @@ class Serving(Strict):
 
     service_level: ServiceLevel = ServiceLevel()
     cache: Duration = Field(timedelta(minutes=5), description="how long an answer is cached; 0s turns it off")
-    rate_limit: RateLimit = RateLimit()
+    rate_limit: RateLimit = Field(RateLimit(), description="of each caller")
+    tenant_quota: RateLimit | None = Field(None, description="of all callers of a tenant together")
+    query_budget: RateLimit | None = Field(
+        None, description="predictions that a caller may ask the model for, rows of tensors counted one by one: "
+        "against copying the model by asking it",
+    )  # fmt: skip
+    score_digits: int = Field(6, ge=0, le=6, description="decimals of probabilities; fewer tell less of the model")
+    out_of_range: Literal["flag", "refuse"] | None = Field(
+        None, description="what is done with values outside the training range; default: as the gateway is set"
+    )
     explanations: tuple[Literal["shap", "lime"], ...] = Field(("shap", "lime"), strict=False)
     top_features: int = Field(5, gt=0)
     online_freshness: Duration = Field(timedelta(days=2), description="older online features are refused as stale")

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from api_gateway.limits import Limiter, LocalLimiter
+from api_gateway.limits import Limit, Limiter, LocalLimiter
 from api_gateway.observability import Metrics
 from api_gateway.redis_link import RedisLink
-from fasttrack.errors import ConfigurationError, UnavailableError
+from fasttrack.errors import ConfigurationError, RateLimitError, UnavailableError
 from fasttrack.local.platform import Platform
 from fasttrack.registry.records import Deployment
 from fasttrack.usecase.serving import RateLimit
@@ -45,7 +45,9 @@ def taken(url: str, policy: RateLimit, *, gateways: int, seconds: float, key: st
         async def hammer(limiter: Limiter) -> int:
             allowed = 0
             while time.monotonic() - started < seconds:
-                decisions = await asyncio.gather(*(limiter.take("alice", key, policy) for _ in range(20)))
+                decisions = await asyncio.gather(
+                    *(limiter.take(key, [Limit("usecase", "alice", policy)]) for _ in range(20))
+                )
                 allowed += sum(decision.allowed for decision in decisions)
             return allowed
 
@@ -73,7 +75,8 @@ def test_several_gateways_never_let_more_through_than_promised(
 def test_local_limits_keep_the_same_promise() -> None:
     limiter, allowed = LocalLimiter(), 0
     for step in range(10_000):
-        allowed += limiter.take("k", interval=0.1, burst=5, now=step * 0.001).allowed
+        limit = Limit("usecase", "k", RateLimit(requests=10, per=timedelta(seconds=1), burst=5))
+        allowed += limiter.take(["k"], [limit], now=step * 0.001).allowed
     assert 100 <= allowed <= 5 + 100
 
 
@@ -83,11 +86,11 @@ def test_the_limiter_counts_down_and_says_when(platform: Platform) -> None:
         await link.connect()
         limiter, policy = Limiter(link, Metrics()), RateLimit(requests=1, per=timedelta(hours=1), burst=3)
         key = f"count-{time.time_ns()}"
-        decisions = [await limiter.take("alice", key, policy) for _ in range(4)]
+        decisions = [await limiter.take(key, [Limit("usecase", "alice", policy)]) for _ in range(4)]
         assert [d.allowed for d in decisions] == [True, True, True, False]
         assert [d.remaining for d in decisions] == [2, 1, 0, 0]
         assert 3500 < decisions[3].retry_after <= 3600
-        assert (await limiter.take("bob", key, policy)).allowed
+        assert (await limiter.take(key, [Limit("usecase", "bob", policy)])).allowed
         link.close()
 
     asyncio.run(story())
@@ -227,3 +230,66 @@ def test_links_with_wrong_urls_and_dead_servers(own_redis: RedisServer) -> None:
         link.close()
 
     asyncio.run(story())
+
+
+def test_all_limits_give_or_none_does(platform: Platform) -> None:
+    async def story() -> None:
+        link = RedisLink(platform.settings().redis, patience=1.0)
+        await link.connect()
+        hour, key = timedelta(hours=1), f"several-{time.time_ns()}"
+        each, together = (RateLimit(requests=1, per=hour, burst=burst) for burst in (3, 4))
+
+        def limits(who: str, cost: int = 1) -> list[Limit]:
+            return [Limit("usecase", who, each), Limit("tenant", "acme", together, cost)]
+
+        for limiter in (Limiter(link, Metrics()), Limiter(RedisLink("redis://127.0.0.1:1", patience=0.1), Metrics())):
+            found = [await limiter.take(key, limits(who)) for who in ("alice", "alice", "alice", "alice", "bob", "bob")]
+            assert [d.allowed for d in found] == [True, True, True, False, True, False]
+            # Alice's own limit refused her, the tenant's bob; what was refused took nothing from the other limit.
+            assert [d.limit.name for d in found[3:]] == ["usecase", "tenant", "tenant"]
+            assert found[0].remaining == 2 and found[4].remaining == 0
+            with pytest.raises(RateLimitError, match=r"bursts of 4\) of all of the tenant's callers"):
+                found[5].check()
+            dear = await limiter.take(key, [Limit("budget", "carol", each, cost=3)])
+            assert (dear.allowed, dear.remaining) == (True, 0)
+            assert not (await limiter.take(key, [Limit("budget", "dave", each, cost=4)])).allowed
+        link.close()
+
+    asyncio.run(story())
+
+
+def test_a_query_budget_counts_rows_whatever_route_they_take(
+    platform: Platform, tmp_path: Path, server: ModelServer
+) -> None:
+    budget = {"requests": 10, "per": "1h", "burst": 10}
+    name = f"budget-{time.time_ns()}"
+    deployed = deployment(server.url, server.url, name=name, rate_limit=PLENTY, query_budget=budget, cache="0s",
+                          score_digits=1)  # fmt: skip
+    tensor = {"name": "distance", "datatype": "FP64", "shape": [7], "data": [1.0] * 7}
+    with gateway(tmp_path, lambda: [deployed], redis=platform.settings().redis) as running:
+        token = running.issuer.token("flights-admin")
+        first = running.ask("POST", f"/v1/usecases/{name}/predict", {"entity": {"flight_id": "a"}}, token=token)
+        assert first.status == 200
+        assert first.json()["prediction"]["probability"] == 0.8
+        infer = f"/v2/models/{name}/infer"
+        assert running.ask("POST", infer, {"inputs": [tensor]}, token=token).status == 200
+        refused = running.ask("POST", infer, {"inputs": [tensor]}, token=token)
+        assert refused.status == 429
+        assert "budget for this model" in refused.json()["detail"]
+        assert int(refused.headers["retry-after"]) > 60
+        # Two are left, and one of another caller's ten.
+        for number, status in enumerate((200, 200, 429)):
+            body = {"entity": {"flight_id": f"b-{number}"}}
+            assert running.ask("POST", f"/v1/usecases/{name}/predict", body, token=token).status == status
+        other = running.issuer.token("flights-admin", sub="bob")
+        assert running.ask("POST", infer, {"inputs": [tensor]}, token=other).status == 200
+
+
+def test_a_use_case_says_what_is_done_with_values_out_of_range(tmp_path: Path, server: ModelServer) -> None:
+    for said, status in (("flag", 200), ("refuse", 400)):
+        deployed = deployment(server.url, server.url, out_of_range=said)
+        folder = tmp_path / said
+        folder.mkdir()
+        with gateway(folder, lambda deployed=deployed: [deployed]) as running:
+            row = {"carrier": "AA", "origin": "JFK", "destination": "LAX", "distance": 999_999}
+            assert running.predict({"features": row}).status == status
