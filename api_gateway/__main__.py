@@ -15,6 +15,7 @@ from api_gateway.app import create_app
 from api_gateway.observability import log
 from api_gateway.options import GatewayOptions
 from api_gateway.protocol import deadline_protocol
+from api_gateway.server import Server
 from api_gateway.tls import tls_options
 from fasttrack.errors import FastTrackError
 from fasttrack.settings import Settings
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     # What is there now stays until the end; the collector needn't look at it again and again.
     gc.freeze()
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             app,
             host=given.host,
@@ -63,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             timeout_graceful_shutdown=int(options.drain_seconds),
             backlog=2048,
             **tls,
-        )
+        ),
+        app.edge,
+        options.leave_seconds,
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn ends in good order, then raises the signal again; it must not kill us at that point.

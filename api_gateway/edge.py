@@ -30,6 +30,7 @@ from fasttrack.usecase.serving import Action
 if TYPE_CHECKING:
     from api_gateway.parts import Parts
 
+_CLOSE: Final = (b"connection", b"close")
 _NOT_FOUND: Final = "There is no such path; /docs lists them."
 
 
@@ -139,6 +140,8 @@ class Edge:
         self._fixed: dict[str, dict[str, GuardedRoute]] = {}
         self._patterns: list[tuple[GuardedRoute, frozenset[str]]] = []
         self.in_flight = 0
+        #: Whether this process is about to end: each answer asks its client to connect anew, elsewhere.
+        self.leaving = False
         parts.metrics.in_flight.set_function(lambda: self.in_flight)
         for route in routes:
             methods = {*route.methods, "HEAD"} if "GET" in route.methods else set(route.methods)
@@ -180,8 +183,8 @@ class Edge:
             self.in_flight -= 1
         reply = self._recorded(call, route, reply)
         if reply.status != 499:
-            trace = (b"x-trace-id", call.trace.trace_id.encode())
-            await reply.send(send, [trace, *call.headers_out], secure=scope["scheme"] == "https")
+            first = [(b"x-trace-id", call.trace.trace_id.encode()), *([_CLOSE] if self.leaving else [])]
+            await reply.send(send, [*first, *call.headers_out], secure=scope["scheme"] == "https")
         self._record(call, template, reply)
 
     def _refusal(self, call: Call, error: FastTrackError) -> Reply:

@@ -27,7 +27,8 @@ class GatewayOptions:
         body_seconds: its body must be complete this long after the headers.
         write_seconds: a client that does not read its answer for this long is hung up on.
         keep_alive_seconds: idle connections are closed after this.
-        drain_seconds: requests under way at SIGTERM may take this long to end.
+        leave_seconds: after SIGTERM requests are still answered for so long, each with ``Connection: close``.
+        drain_seconds: requests that are under way then may take this long to end.
         max_header_bytes: request line and headers together.
         max_headers: number of header fields.
         max_body_bytes: JSON bodies of the ``/v1`` routes.
@@ -60,6 +61,7 @@ class GatewayOptions:
     body_seconds: float = 20.0
     write_seconds: float = 20.0
     keep_alive_seconds: float = 75.0
+    leave_seconds: float = 2.0
     drain_seconds: float = 20.0
     max_header_bytes: int = 32_768
     max_headers: int = 100

@@ -28,6 +28,9 @@ async def readyz(call: Call) -> Reply:
     Redis and PostgreSQL may be away: limits are then local, nothing is cached, audit rows go to disk.
     """
     found = readiness(call.parts)
+    if call.app.edge.leaving:
+        found["status"] = "unavailable"
+        found["checks"]["gateway"] = "is ending"
     return json_reply(found, 503 if found["status"] == "unavailable" else 200)
 
 

@@ -1,4 +1,4 @@
-"""``make faults``: every scenario in its long form, and the table of what was lost, twice or out of order."""
+"""``make faults``: every scenario in its long form, and the tables of what went wrong."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from tests.faults.scenarios.objectstore import object_store_away, object_store_k
 from tests.faults.scenarios.payloads import malformed, redelivered, remade_topics
 from tests.faults.scenarios.storage import full_disks, power_cuts
 from tests.faults.scenarios.zombies import second_drains, zombies
+from tests.faults.serving import SCENARIOS as SERVING
+from tests.faults.serving import run as run_serving
+from tests.faults.serving import table as serving_table
 
 Scenario = Callable[[Rig, int, int], Outcome]
 
@@ -39,16 +42,38 @@ SEED = 20130101
 
 def main() -> int:
     """Run the scenarios that were asked for; 0 if nothing is lost, twice, out of order or otherwise wrong."""
-    parser = argparse.ArgumentParser(description="Disturbs the drain in every way, and judges what it made of the load")
+    parser = argparse.ArgumentParser(
+        description="Disturbs drain and serving in every way, and judges what became of it"
+    )
     parser.add_argument("--events", type=int, default=10_000_000, help="of the kills; the others have a share of it")
     parser.add_argument("--only", help="comma-separated scenarios; default: all")
     parser.add_argument("--seed", type=int, default=SEED)
-    for name, (_, times, _) in SCENARIOS.items():
+    defaults = {name: times for name, (_, times, _) in SCENARIOS.items()}
+    defaults |= {name: times for name, (_, times) in SERVING.items()}
+    for name, times in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=times, metavar="TIMES")
     options = parser.parse_args()
-    wanted = options.only.split(",") if options.only else list(SCENARIOS)
-    if unknown := set(wanted) - set(SCENARIOS):
-        parser.error(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    wanted = options.only.split(",") if options.only else list(defaults)
+    if unknown := set(wanted) - set(defaults):
+        parser.error(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(defaults)}")
+    served = {name: times for name in wanted if name in SERVING and (times := getattr(options, name.replace("-", "_")))}
+    good = _serving(served) if served else True
+    drained = _draining([name for name in wanted if name in SCENARIOS], options)
+    return 0 if good and drained else 1
+
+
+def _serving(wanted: dict[str, int]) -> bool:
+    """The serving chain's scenarios; whether nothing went wrong."""
+    outcomes = run_serving(wanted)
+    print(serving_table(outcomes))
+    for outcome in outcomes:
+        for said in outcome.wrong[:10]:
+            print(f"{outcome.fault}: {said}")
+    return not any(outcome.wrong for outcome in outcomes)
+
+
+def _draining(wanted: list[str], options: argparse.Namespace) -> bool:
+    """The drain's scenarios; whether nothing is lost, twice or out of order."""
     outcomes = []
     for name in wanted:
         scenario, _, share = SCENARIOS[name]
@@ -57,11 +82,12 @@ def main() -> int:
             print(f"{name}: {times:,} times", file=sys.stderr, flush=True)
             outcomes.append(_run(name, scenario, times, options.events * share // 100, options.seed))
             print(table(outcomes[-1:]), file=sys.stderr, flush=True)
-    print(table(outcomes))
+    if outcomes:
+        print(table(outcomes))
     for outcome in outcomes:
         if outcome.failure:
             print(f"\n{outcome.fault}: {outcome.failure}")
-    return 0 if all(outcome.passed for outcome in outcomes) else 1
+    return all(outcome.passed for outcome in outcomes)
 
 
 def _run(name: str, scenario: Scenario, times: int, events: int, seed: int) -> Outcome:
