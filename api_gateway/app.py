@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
@@ -155,14 +156,17 @@ def _add_v2_routes(app: FastAPI) -> None:
 
 
 def _add_operation_routes(app: FastAPI) -> None:
-    for path, endpoint in (
-        ("/livez", operations.livez),
-        ("/readyz", operations.readyz),
-        ("/metrics", operations.metrics),
-        ("/openapi.json", operations.openapi),
-        ("/docs", operations.docs),
+    for path, endpoint, kind in (
+        ("/livez", operations.livez, JSONResponse),
+        ("/readyz", operations.readyz, JSONResponse),
+        ("/metrics", operations.metrics, PlainTextResponse),
+        ("/openapi.json", operations.openapi, JSONResponse),
+        ("/docs", operations.docs, HTMLResponse),
     ):
-        app.add_api_route(path, endpoint, methods=["GET"], response_model=None, tags=["operations"])
+        # The class is for the OpenAPI document only.
+        app.add_api_route(
+            path, endpoint, methods=["GET"], response_model=None, response_class=kind, tags=["operations"]
+        )
 
 
 def _json_body(schema: dict[str, Any]) -> dict[str, Any]:

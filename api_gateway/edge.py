@@ -164,7 +164,7 @@ class Edge:
             return
         try:
             self._check(call)
-            route, arguments = self._find(scope["method"], scope["path"])
+            route, arguments = self._find(call, scope["method"], scope["path"])
             if route is None:
                 reply = Reply(204, b"", headers=[(b"allow", arguments["allow"].encode())])
             else:
@@ -224,7 +224,7 @@ class Edge:
         if self.in_flight > self._parts.options.max_in_flight:
             raise UnavailableError("the gateway is at its limit.", fix="Try again in a moment.")
 
-    def _find(self, method: str, path: str) -> tuple[GuardedRoute | None, dict[str, str]]:
+    def _find(self, call: Call, method: str, path: str) -> tuple[GuardedRoute | None, dict[str, str]]:
         """The route and its path parameters; no route, but ``allow``, for OPTIONS."""
         found = self._fixed.get(path)
         allowed: set[str] = set(found or ())
@@ -241,6 +241,7 @@ class Edge:
         names = ", ".join(sorted({*allowed, "OPTIONS"}))
         if method == "OPTIONS":
             return None, {"allow": names}
+        call.headers_out.append((b"allow", names.encode()))
         raise refused(405, f"{method} is not allowed here.", fix=f"Use {names}.")
 
     def _record(self, call: Call, template: str, reply: Reply) -> None:

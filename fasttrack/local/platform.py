@@ -21,6 +21,7 @@ from fasttrack.local.part import HOST, Part, make_folder
 from fasttrack.local.ports import Ports, free
 from fasttrack.local.process import Processes
 from fasttrack.local.publications import Publications
+from fasttrack.local.sealing import Sealer
 from fasttrack.local.status import PartStatus, part_status
 from fasttrack.progress import Bar, track
 from fasttrack.registry import keys
@@ -50,6 +51,7 @@ class Platform:
         self._lock: int | None = None
         self._stopping = threading.RLock()
         self._publications: Publications | None = None
+        self._sealer: Sealer | None = None
         self._over = threading.Event()
 
     def __enter__(self) -> Platform:
@@ -136,6 +138,8 @@ class Platform:
                 self._start_stores(wanted, bar)
                 if "postgres" in wanted:
                     self._migrate()
+                    settings = self.settings()
+                    self._sealer = Sealer(settings.require("postgres"), Path(settings.audit_key))
                 for name in ("schema_registry", "gateway"):
                     if name in wanted:
                         self._launch(name)
@@ -204,6 +208,10 @@ class Platform:
             if self._processes is not None:
                 names = [run.part.name for run in self._processes.runs()]
                 self._processes.stop([name for name in names if name not in PARTS] + ["gateway"])
+                if self._sealer is not None:
+                    # The gateway has written its last rows, and the database still runs.
+                    self._sealer.stop()
+                    self._sealer = None
                 self._processes.stop(["schema_registry"])
                 self._processes.stop(list(_STORES))
                 self._processes.close()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fasttrack.local.platform import Platform
+from fasttrack.registry.keys import load_public, new_key_pair
 from fasttrack.registry.records import AuditRow
 from fasttrack.registry.store import Registry
 from tests.integration.registry_database import execute, opened, scratch_database
 
+ROOT = Path(__file__).parents[2]
 KEY = Ed25519PrivateKey.generate()
 PUBLIC = KEY.public_key()
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -165,3 +171,48 @@ def test_several_sealers_at_once_make_one_tree(log: tuple[Registry, str]) -> Non
     registry.seal_audit(KEY)
     found = registry.verify_audit(PUBLIC)
     assert (failed, found.sealed, found.unsealed, found.faults) == ([], 115, 0, [])
+
+
+def test_a_local_platform_seals_its_log_by_itself(home: Path) -> None:
+    platform = Platform(home)
+    platform.start(["postgres"])
+    settings = platform.settings()
+    with opened(settings.postgres) as registry:
+        registry.append_audit([row(number) for number in range(7)])
+    platform.stop()
+    platform.start(["postgres"])
+    try:
+        with opened(platform.settings().postgres) as registry:
+            public = load_public(Path(settings.audit_verify_key).read_bytes())
+            found = registry.verify_audit(public)
+        assert (found.sealed, found.unsealed, list(found.faults)) == (7, 0, [])
+    finally:
+        platform.stop()
+
+
+def test_the_clusters_sealer_prints_the_checkpoint_that_is_to_be_kept(
+    log: tuple[Registry, str], tmp_path: Path
+) -> None:
+    registry, dsn = log
+    registry.append_audit([row(100)])
+    private, public = new_key_pair()
+    key = tmp_path / "audit.pem"
+    execute(
+        dsn,
+        "TRUNCATE audit_leaves, audit_checkpoints; INSERT INTO audit_unsealed SELECT id FROM audit_log"
+        " ON CONFLICT DO NOTHING",
+    )
+
+    def seal(path: Path) -> subprocess.CompletedProcess[str]:
+        environment = {"FASTTRACK_POSTGRES": dsn, "FASTTRACK_AUDIT_KEY": str(path), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, ROOT / "images/migrations/seal.py"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    missing = seal(key)
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "can't be read" in missing.stderr and "Traceback" not in missing.stderr
+    key.write_bytes(private)
+    made = seal(key)
+    assert made.returncode == 0, made.stderr
+    assert not registry.verify_audit(load_public(public), [made.stdout.rstrip("\n") + "\n"]).faults
+    assert seal(key).stdout == "no row waits\n"
