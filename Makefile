@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test faults test-unit cluster-test lint format lock lock-torch-cpu images node-test bench bench-drain \
-        bench-features bench-explain golden clean
+        bench-features bench-explain bench-serving golden clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -87,7 +87,7 @@ golden: $(READY) ## Refresh the golden files of compiled output
 	$(BIN)/python -m tests.golden.refresh
 	$(BIN)/python -m tests.golden.runtimes
 
-bench: bench-drain bench-features bench-explain ## Measure; ARGS="--sample 0.05" for a part of the data
+bench: bench-drain bench-features bench-explain bench-serving ## Measure; ARGS="--sample 0.05" for a part of the data
 
 bench-drain: $(READY) ## Drain against a consumer that only counts
 	$(BIN)/python tests/bench/bench_drain.py $(ARGS)
@@ -97,6 +97,9 @@ bench-features: $(READY) ## Seconds and memory of the feature job, milliseconds 
 
 bench-explain: $(READY) ## Milliseconds of SHAP and LIME, and their error against a long run
 	$(BIN)/python tests/bench/bench_explain.py $(ARGS)
+
+bench-serving: $(READY) ## Processor time of a request, against a bare server of the same network
+	$(BIN)/python tests/bench/bench_serving.py $(ARGS)
 
 clean: ## Remove the environment and caches of this checkout (not the platform's data: fasttrack down --wipe)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build

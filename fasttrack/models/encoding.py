@@ -10,12 +10,15 @@ import numpy as np
 
 from fasttrack.errors import InvalidRequestError
 from fasttrack.models.batch import Array, Batch
-from fasttrack.models.raw import categories, floats, sequences
+from fasttrack.models.raw import categories, few_floats, floats, sequences
 from fasttrack.usecase import Column
 
 _QUANTILES = (0.001, 0.999)
 # A column whose standard deviation is many times its interquartile range has tails that would drown the bulk.
 _HEAVY_TAIL = 2.0
+# Up to so many rows, all numbers are standardized together: for one row, most of the time goes into calls of numpy.
+# Beyond, column by column, which needs no copies of the whole table.
+_TOGETHER_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,29 @@ class Scale:
         shaped = np.sign(clipped) * np.log1p(np.abs(clipped)) if self.log else clipped
         standard = (shaped - np.float32(self.mean)) / np.float32(self.deviation)
         found: Array = np.nan_to_num(standard, copy=False, nan=0.0).astype(np.float32, copy=False)
+        return found
+
+
+class _Scales:
+    """The scales of several columns, applied at once; the same numbers as `Scale.apply` gives."""
+
+    def __init__(self, scales: Sequence[Scale]) -> None:
+        low, high, mean, deviation = (
+            np.array([getattr(scale, name) for scale in scales], np.float32)[:, None]
+            for name in ("low", "high", "mean", "deviation")
+        )
+        self._low, self._high, self._mean, self._deviation = low, high, mean, deviation
+        self._log = np.flatnonzero([scale.log for scale in scales])
+
+    def apply(self, values: Array) -> Array:
+        """Standardized float32 [n, B] of float32 [n, B]."""
+        found = np.clip(values, self._low, self._high)
+        if len(self._log):
+            shaped = found[self._log]
+            found[self._log] = np.sign(shaped) * np.log1p(np.abs(shaped))
+        found -= self._mean
+        found /= self._deviation
+        found[np.isnan(found)] = 0.0
         return found
 
 
@@ -94,6 +120,9 @@ class Encoder:
         self.numeric = tuple(numeric)
         self.category = tuple(category)
         self.sequence = sequence
+        self._scales = _Scales([column.scale for column in self.numeric])
+        self._indicators = np.flatnonzero([column.indicator for column in self.numeric])
+        self._required = np.flatnonzero([not column.nullable for column in self.numeric])
         self._codes = [{word: code for code, word in enumerate(c.words, start=1)} for c in self.category]
         self._names = {c.name for c in self.numeric} | {c.name for c in self.category}
         if sequence is not None:
@@ -177,6 +206,8 @@ class Encoder:
         return self.encode({name: [row.get(name) for row in rows] for name in names})
 
     def _numeric(self, columns: Mapping[str, Array | Sequence[Any]], count: int, strict: bool) -> Array:
+        if self.numeric and count <= _TOGETHER_ROWS:
+            return self._few_numeric(columns, count, strict)
         out = np.zeros((count, self.numeric_width), np.float32)
         place = len(self.numeric)
         for position, column in enumerate(self.numeric):
@@ -191,6 +222,15 @@ class Encoder:
                     place += 1
             out[:, position] = column.scale.apply(values)
         return out
+
+    def _few_numeric(self, columns: Mapping[str, Array | Sequence[Any]], count: int, strict: bool) -> Array:
+        absent = np.full(count, np.nan, np.float32)
+        values = few_floats([(column.name, columns.get(column.name, absent)) for column in self.numeric])
+        missing = np.isnan(values)
+        if strict and missing[self._required].any():
+            first = int(missing[self._required].any(axis=1).argmax())
+            raise _required(self.numeric[self._required[first]].name)
+        return np.concatenate([self._scales.apply(values), missing[self._indicators]]).T.copy()
 
     def _categorical(self, columns: Mapping[str, Array | Sequence[Any]], count: int, strict: bool) -> Array:
         out = np.zeros((count, len(self.category)), np.int64)

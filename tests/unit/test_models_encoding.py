@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fasttrack.errors import InvalidRequestError
 from fasttrack.models.encoding import Encoder, Scale
 from fasttrack.training.prepare import required_columns
+from fasttrack.usecase import Column
 from tests.unit.learning_table import encoded
 
 ROW: dict[str, Any] = {
@@ -176,3 +177,22 @@ def test_a_scale_is_finite_bounded_and_keeps_order(training: list[float], asked:
         ends = scale.apply(np.array([known.min(), known.max()], np.float32))
         assert found.min() >= ends[0] - 1e-4
         assert found.max() <= ends[1] + 1e-4
+
+
+def test_few_rows_encode_to_the_same_bits_as_many() -> None:
+    random = np.random.default_rng(5)
+    count = 300
+    # The first two have heavy tails, so their scale is a logarithm's.
+    names = ["tail", "other_tail", "plain", "gaps"]
+    table = {name: random.standard_t(1.2, count).astype(np.float32) ** 3 for name in names[:2]}
+    table |= {name: random.normal(3, 2, count).astype(np.float32) for name in names[2:]}
+    table["gaps"][::7] = np.nan
+    encoder = Encoder.fit([Column(name, "numeric", name) for name in names], table)
+    assert [column.scale.log for column in encoder.numeric] == [True, True, False, False]
+    whole = encoder.encode(table)
+    for start in range(0, count, 30):
+        part = encoder.encode({name: values[start : start + 30] for name, values in table.items()})
+        np.testing.assert_array_equal(part.numeric, whole.numeric[start : start + 30])
+    for row in range(20):
+        listed = {name: [None if np.isnan(v[row]) else float(v[row])] for name, v in table.items()}
+        np.testing.assert_array_equal(encoder.encode(listed).numeric[0], whole.numeric[row])
