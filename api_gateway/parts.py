@@ -94,7 +94,6 @@ class Parts:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Connect, keep up to date, and at the end write out what is left; nothing here has to be there to start."""
-        await self.upstreams.open()
         self.audit.start()
         declared = self.webhooks.declared
         await asyncio.gather(self.redis.connect(), self.deployments.refresh(), self.keys.refresh(), declared.refresh())

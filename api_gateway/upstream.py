@@ -6,32 +6,22 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, Literal
-
-import aiohttp
 
 from api_gateway.breaker import CircuitBreaker, RetryBudget
 from api_gateway.observability import Metrics, Trace
 from api_gateway.options import GatewayOptions
-from fasttrack.errors import DeadlineError, UnavailableError
+from fasttrack.errors import ConfigurationError, DeadlineError, UnavailableError
+from fasttrack.http_link import BrokenLinkError, HttpLink, LinkError, Response
 
 Part = Literal["transformer", "explainer"]
+Answer = Response
 #: Milliseconds that are left of the request's time; a server that can't make it may stop early.
 DEADLINE_HEADER: Final = "x-request-deadline-ms"
-_RETRIED: Final = (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-_CHUNK: Final = 262_144
+#: Less than uvicorn's 5 s, so that no request meets a connection that is being closed.
+_IDLE_SECONDS: Final = 4.0
 #: A server that got less than this share of the usual time, as its caller is in a hurry, is not to blame if it is late.
 _FAIR_SHARE: Final = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A model server's answer; `headers` by lower-case name."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
 
 
 def overdue(part: str) -> DeadlineError:
@@ -45,23 +35,13 @@ class Upstreams:
     def __init__(self, options: GatewayOptions, metrics: Metrics) -> None:
         self._options = options
         self._metrics = metrics
-        self._session: aiohttp.ClientSession | None = None
+        self._links: dict[str, HttpLink] = {}
         self._guards: dict[str, tuple[CircuitBreaker, RetryBudget]] = {}
-
-    async def open(self) -> None:
-        """Make the client session; needs a running loop."""
-        connector = aiohttp.TCPConnector(limit=self._options.max_in_flight * 2, keepalive_timeout=4.0)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
-        )
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
+        for link in self._links.values():
+            await link.close()
 
     async def call(
         self,
@@ -94,9 +74,9 @@ class Upstreams:
         fair = deadline - started >= usual * _FAIR_SHARE
         settled = False
         try:
-            answer = await self._tried(base + path, body, headers or {}, deadline, trace, budget)
+            answer = await self._tried(base, path, body, headers or {}, deadline, trace, budget)
             settled = True
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except OSError as error:
             late = isinstance(error, TimeoutError) and time.monotonic() >= deadline - 0.01
             settled = fair or not late
             if settled:
@@ -127,7 +107,8 @@ class Upstreams:
 
     async def _tried(
         self,
-        url: str,
+        base: str,
+        path: str,
         body: bytes | None,
         headers: Mapping[str, str],
         deadline: float,
@@ -135,41 +116,37 @@ class Upstreams:
         budget: RetryBudget,
     ) -> Answer:
         try:
-            return await self._once(url, body, headers, deadline, trace)
-        except _RETRIED:
+            return await self._once(base, path, body, headers, deadline, trace)
+        except BrokenLinkError:
             # Inference changes nothing on the server, so asking twice is safe, also after a broken connection.
             if not budget.spend():
                 raise
-            return await self._once(url, body, headers, deadline, trace)
+            return await self._once(base, path, body, headers, deadline, trace)
 
     async def _once(
-        self, url: str, body: bytes | None, headers: Mapping[str, str], deadline: float, trace: Trace
+        self, base: str, path: str, body: bytes | None, headers: Mapping[str, str], deadline: float, trace: Trace
     ) -> Answer:
-        assert self._session is not None, "open() comes first"
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
         sent = {**headers, "traceparent": trace.traceparent, DEADLINE_HEADER: str(max(1, int(left * 1000)))}
-        timeout = aiohttp.ClientTimeout(total=left, sock_connect=min(left, self._options.connect_seconds))
-        method = "GET" if body is None else "POST"
-        async with self._session.request(
-            method, url, data=body, headers=sent, timeout=timeout, allow_redirects=False
-        ) as answer:
-            content = await self._content(answer)
-            return Answer(answer.status, {name.lower(): value for name, value in answer.headers.items()}, content)
+        return await self._link(base).exchange(path, body, sent, left)
 
-    async def _content(self, answer: aiohttp.ClientResponse) -> bytes:
-        limit = self._options.max_answer_bytes
-        if answer.content_length is not None and answer.content_length <= limit:
-            return await answer.read()
-        pieces: list[bytes] = []
-        size = 0
-        async for piece in answer.content.iter_chunked(_CHUNK):
-            size += len(piece)
-            if size > limit:
-                raise aiohttp.ClientPayloadError("the answer is too large")
-            pieces.append(piece)
-        return b"".join(pieces)
+    def _link(self, base: str) -> HttpLink:
+        link = self._links.get(base)
+        if link is None:
+            options = self._options
+            try:
+                link = self._links[base] = HttpLink(
+                    base,
+                    idle_seconds=_IDLE_SECONDS,
+                    connect_seconds=options.connect_seconds,
+                    max_answer_bytes=options.max_answer_bytes,
+                )
+            except ConfigurationError as error:
+                # The registry has a URL that nobody could ask: to the caller, a server that isn't there.
+                raise LinkError(str(error)) from error
+        return link
 
 
 async def cancelled(task: asyncio.Task[object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
@@ -15,12 +16,14 @@ from fasttrack.errors import (
     NotFoundError,
     UnavailableError,
 )
+from fasttrack.http_link import HttpLink
 from fasttrack.serving import rest_codec
 from fasttrack.serving.tensors import InferenceAnswer, Tensor, from_bytes, to_bytes
 from fasttrack.serving.trace import current
 
 _METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 _MAX_MESSAGE: Final = 64 * 2**20
+_IDLE_SECONDS: Final = 30.0
 _ERRORS: Final[Mapping[int, type[FastTrackError]]] = {400: InvalidRequestError, 404: NotFoundError, 409: ConflictError}
 
 
@@ -110,21 +113,13 @@ class GrpcClient:
 
 
 class RestClient:
-    """Over HTTP with binary tensors, by aiohttp."""
+    """Over HTTP with binary tensors."""
 
     def __init__(self, host: str, model_name: str, timeout: float) -> None:
-        import aiohttp
-
-        self._error = aiohttp.ClientError
-        self._limit = aiohttp.ClientTimeout
         self._host, self._timeout = host, timeout
-        self._url = f"http://{host}/v2/models/{model_name}/infer"
+        self._path = f"/v2/models/{model_name}/infer"
         # Shorter than the servers' keep-alive, so that no request meets a connection that is being closed.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-        skipped = ("User-Agent", "Accept", "Accept-Encoding")
-        self._session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, skip_auto_headers=skipped
-        )
+        self._link = HttpLink(f"http://{host}", idle_seconds=_IDLE_SECONDS, connect_seconds=math.inf)
 
     async def infer(
         self, inputs: Mapping[str, Tensor], identity: str, parameters: Mapping[str, str]
@@ -138,19 +133,18 @@ class RestClient:
             rest_codec.JSON_LENGTH_HEADER: str(length),
             "content-type": "application/octet-stream",
         }
-        timeout = self._limit(total=self._timeout if left is None else left)
         try:
-            async with self._session.post(self._url, data=body, headers=headers, timeout=timeout) as response:
-                content = await response.read()
-                split = int(response.headers.get(rest_codec.JSON_LENGTH_HEADER, len(content)))
-                document = orjson.loads(memoryview(content)[:split])
-                status = response.status
+            response = await self._link.exchange(self._path, body, headers, self._timeout if left is None else left)
+            content = response.body
+            split = int(response.headers.get(rest_codec.JSON_LENGTH_HEADER, len(content)))
+            document = orjson.loads(memoryview(content)[:split])
         except TimeoutError as error:
             raise _failure(504, "", self._host) from error
-        except (self._error, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise _failure(503, str(error) or type(error).__name__, self._host) from error
-        if status != 200:
-            raise _failure(status, str(document.get("error") if isinstance(document, dict) else document), self._host)
+        if response.status != 200:
+            text = str(document.get("error") if isinstance(document, dict) else document)
+            raise _failure(response.status, text, self._host)
         try:
             return _answer(document, memoryview(content)[split:])
         except (KeyError, TypeError, InvalidRequestError) as error:
@@ -158,7 +152,7 @@ class RestClient:
 
     async def close(self) -> None:
         """See `PredictorClient`."""
-        await self._session.close()
+        await self._link.close()
 
 
 def _request(inputs: Mapping[str, Tensor], identity: str, parameters: Mapping[str, str]) -> tuple[bytes, int]:
