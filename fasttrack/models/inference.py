@@ -102,10 +102,15 @@ class Predictor:
         gpu = self._on_gpu if len(batch) > _FEW else None
         place, network = gpu or (torch.device("cpu"), self._network)
         size = _GPU_CHUNK if gpu else _CHUNK
+        if 0 < len(batch) <= size:
+            return self._raw(*_forward(network, place, batch))
         starts = range(0, len(batch), size)
         parts = [_forward(network, place, batch.take(slice(start, start + size))) for start in starts]
         logit = np.concatenate([part[0] for part in parts]) if parts else np.zeros(0)
         ends = np.concatenate([part[1] for part in parts]) if parts else np.zeros((0, 3))
+        return self._raw(logit, ends)
+
+    def _raw(self, logit: Array, ends: Array) -> Raw:
         value = ends.astype(np.float64) * self._scale + self._center
         return Raw(logit.astype(np.float64), value[:, 0], value[:, 1], value[:, 2])
 
@@ -131,8 +136,8 @@ class Predictor:
 
 def _forward(network: Network, place: torch.device, batch: Batch) -> tuple[Array, Array]:
     with torch.inference_mode():
-        inputs = (torch.from_numpy(np.ascontiguousarray(values)).to(place) for values in batch.tensors().values())
-        logit, value = network(*inputs)
+        inputs = [torch.from_numpy(np.ascontiguousarray(values)) for values in batch.tensors().values()]
+        logit, value = network(*(inputs if place.type == "cpu" else [each.to(place) for each in inputs]))
     return logit.cpu().numpy(), value.cpu().numpy()
 
 

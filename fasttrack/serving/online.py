@@ -19,7 +19,7 @@ from fasttrack.usecase import UseCase
 class Store(Protocol):
     """What is needed of `fasttrack.features.online.OnlineStore`."""
 
-    def read(self, entity_key_rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    async def read_async(self, entity_key_rows: list[dict[str, str]]) -> list[dict[str, Any]]:
         """Feature values by entity key, with ``_as_of``; NotFoundError for an unknown entity."""
 
     def complete(self, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,9 +39,9 @@ class CheckedStore:
         self._stream = usecase.prediction.stream
         self._checker = RowChecker(usecase.streams[self._stream])
 
-    def read(self, entity_key_rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    async def read_async(self, entity_key_rows: list[dict[str, str]]) -> list[dict[str, Any]]:
         """See `Store`."""
-        return self._store.read(entity_key_rows)
+        return await self._store.read_async(entity_key_rows)
 
     def complete(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """See `Store`; fields that are left out or null count as unknown.
@@ -94,8 +94,11 @@ class FeatureRows:
             raise InvalidRequestError(
                 "this server was started without --usecase, so it can't look entities up.", fix="Send the features."
             )
-        # The client of the store is synchronous; the event loop must go on answering meanwhile.
-        rows = await asyncio.to_thread(_looked_up, self._store, request)
+        if request.events is not None:
+            # Each is a kernel's work; the event loop must go on answering meanwhile.
+            rows = await asyncio.to_thread(_completed, self._store, request.events)
+        else:
+            rows = await self._store.read_async(request.keys or [])
         columns = {name: [row.get(name) for row in rows] for name in self._names}
         if self._sequence:
             columns[self._sequence] = [unpadded(events or []) for events in columns[self._sequence]]
@@ -110,10 +113,8 @@ class FeatureRows:
         return self._encoder.encode(columns)
 
 
-def _looked_up(store: Store, request: RawRequest) -> list[dict[str, Any]]:
-    if request.events is not None:
-        return [store.complete(event) for event in request.events]
-    return store.read(request.keys or [])
+def _completed(store: Store, events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [store.complete(event) for event in events]
 
 
 def _oldest(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -17,6 +17,8 @@ TRACE_HEADER: Final = "traceparent"
 #: the header is absent.
 DEADLINE_HEADER: Final = "x-request-deadline-ms"
 _TRACE: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+# Trace ids are names, not secrets: they need to differ, and a system call for each costs more than the rest of a trace.
+_RANDOM: Final = random.Random()
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class RequestContext:
         if text.isascii() and text.isdigit():
             remaining = int(text[:9]) / 1000
         expires = None if remaining is None else time.monotonic() + remaining
-        trace_id, flags = (match[1], match[3]) if match else (secrets.token_hex(16), "01")
-        return cls(trace_id, secrets.token_hex(8), flags, expires)
+        trace_id, flags = (match[1], match[3]) if match else (f"{_RANDOM.getrandbits(128) or 1:032x}", "01")
+        return cls(trace_id, f"{_RANDOM.getrandbits(64) or 1:016x}", flags, expires)
 
     def remaining(self) -> float | None:
         """Seconds left, at least 0; ``None`` without a deadline."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,12 +15,15 @@ from redis.retry import Retry
 from fasttrack.errors import ConfigurationError, IntegrityError
 from fasttrack.features.online.definitions import View, connection_string, redis_errors
 from fasttrack.features.online.layout import KeyLayout, Value, decode, field_name
+from fasttrack.features.online.link import Link, bulk, plain
 from fasttrack.settings import Settings
 
 #: Seconds to wait for a connection, and for an answer; the Redis URL may give others. A caller waits for both.
 PATIENCE = 1.0
 
 Stored = dict[str, Value]
+#: Views, each with the keys that are wanted of it.
+Wanted = Sequence[tuple[View, Sequence[Mapping[str, str]]]]
 
 
 class Reader:
@@ -37,9 +41,12 @@ class Reader:
     def __init__(self, settings: Settings, project: str, views: Sequence[View]) -> None:
         self._settings = settings
         self._tables = {view.name: _Table(project, view) for view in views}
-        self._client = _client(settings.require("redis"))
+        url = settings.require("redis")
+        self._client = _client(url)
+        #: TLS and options of redis-py are left to it, in threads.
+        self._link = Link(url, PATIENCE) if plain(url) else None
 
-    def fetch(self, wanted: Sequence[tuple[View, Sequence[Mapping[str, str]]]]) -> list[list[Stored]]:
+    def fetch(self, wanted: Wanted) -> list[list[Stored]]:
         """Look keys up, each once however often it is named.
 
         Args:
@@ -54,13 +61,32 @@ class Reader:
             InvalidRequestError: a key can't be encoded.
             IntegrityError: a value isn't one that the features step writes.
         """
-        tables = [self._tables[view.name] for view, _ in wanted]
-        commands = [[table.command(key) for key in keys] for table, (_, keys) in zip(tables, wanted, strict=True)]
-        asked = {command: table for table, of_view in zip(tables, commands, strict=True) for command in of_view}
+        commands, asked = self._commands(wanted)
         with redis_errors(self._settings):
             replies = self._ask(b"".join(asked), len(asked))
-        rows = {command: table.row(reply) for (command, table), reply in zip(asked.items(), replies, strict=True)}
-        return [[rows[command] for command in of_view] for of_view in commands]
+        return _rows(commands, asked, replies)
+
+    async def fetch_async(self, wanted: Wanted) -> list[list[Stored]]:
+        """As `fetch`, on the running event loop."""
+        if self._link is None:
+            return await asyncio.to_thread(self.fetch, wanted)
+        commands, asked = self._commands(wanted)
+        with redis_errors(self._settings):
+            replies = await self._link.ask(b"".join(asked), len(asked))
+        return _rows(commands, asked, replies)
+
+    def close(self) -> None:
+        """Hang up; the next lookup connects again."""
+        self._client.close()
+        if self._link is not None:
+            self._link.close()
+
+    def _commands(self, wanted: Wanted) -> tuple[list[list[bytes]], dict[bytes, _Table]]:
+        tables = [self._tables[view.name] for view, _ in wanted]
+        commands = [[table.command(key) for key in keys] for table, (_, keys) in zip(tables, wanted, strict=True)]
+        return commands, {
+            command: table for table, of_view in zip(tables, commands, strict=True) for command in of_view
+        }
 
     def _ask(self, commands: bytes, count: int) -> list[list[bytes | None]]:
         # Not redis-py's `Pipeline`: a quarter of a lookup would go into packing the same field names again.
@@ -90,12 +116,12 @@ class _Table:
         self._columns: list[str] = view.schema.names
         self._keys = KeyLayout(project, view.keys)
         fields = [field_name(view.name, column) for column in self._columns]
-        self._head = b"*%d\r\n" % (2 + len(fields)) + _bulk(b"HMGET")
-        self._tail = b"".join(map(_bulk, fields))
+        self._head = b"*%d\r\n" % (2 + len(fields)) + bulk(b"HMGET")
+        self._tail = b"".join(map(bulk, fields))
 
     def command(self, key: Mapping[str, str]) -> bytes:
         """The Redis command that reads a key's columns, as it goes over the wire."""
-        return self._head + _bulk(self._keys.encode(key)) + self._tail
+        return self._head + bulk(self._keys.encode(key)) + self._tail
 
     def row(self, reply: Sequence[bytes | None]) -> Stored:
         """The columns from the command's reply."""
@@ -105,8 +131,11 @@ class _Table:
             raise IntegrityError(error.what, where=f"view {self._view}", fix=error.fix) from error
 
 
-def _bulk(value: bytes) -> bytes:
-    return b"$%d\r\n%b\r\n" % (len(value), value)
+def _rows(
+    commands: Sequence[Sequence[bytes]], asked: Mapping[bytes, _Table], replies: Sequence[Sequence[bytes | None]]
+) -> list[list[Stored]]:
+    rows = {command: table.row(reply) for (command, table), reply in zip(asked.items(), replies, strict=True)}
+    return [[rows[command] for command in of_view] for of_view in commands]
 
 
 def _client(url: str) -> Redis:

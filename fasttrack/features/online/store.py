@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,12 +23,16 @@ from fasttrack.features.online.definitions import (
     project,
     views,
 )
-from fasttrack.features.online.reader import Reader, Stored
+from fasttrack.features.online.reader import Reader, Stored, Wanted
 from fasttrack.features.online.served import Row, Served, number
 from fasttrack.features.plan import LENGTH_SUFFIX, field_definitions
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 
+#: A lookup, told apart from who does it: gives what is wanted, is sent what was found, returns rows.
+Steps = Generator[Wanted, list[list[Stored]], list[Row]]
+
+_FEW = 32  # more rows take milliseconds of work
 _UNKNOWN = ""  # stands in a request for a key that is null; no event has it
 
 
@@ -71,18 +76,47 @@ class OnlineStore:
             InvalidRequestError: a key is missing.
             UnavailableError: Redis doesn't answer, or its values are older than serving.online_freshness.
         """
+        return self._steps_now(self._reading(entity_key_rows, now))
+
+    async def read_async(self, entity_key_rows: Sequence[Mapping[str, str]], now: datetime | None = None) -> list[Row]:
+        """As `read`, without keeping the event loop from its other work."""
+        if len(entity_key_rows) > _FEW:
+            return await asyncio.to_thread(self.read, entity_key_rows, now)
+        steps = self._reading(entity_key_rows, now)
+        try:
+            wanted = next(steps)
+            while True:
+                wanted = steps.send(await self._reader.fetch_async(wanted))
+        except StopIteration as end:
+            rows: list[Row] = end.value
+            return rows
+
+    def close(self) -> None:
+        """Hang up; the next lookup connects again."""
+        self._reader.close()
+
+    def _steps_now(self, steps: Steps) -> list[Row]:
+        try:
+            wanted = next(steps)
+            while True:
+                wanted = steps.send(self._reader.fetch(wanted))
+        except StopIteration as end:
+            rows: list[Row] = end.value
+            return rows
+
+    def _reading(self, entity_key_rows: Sequence[Mapping[str, str]], now: datetime | None) -> Steps:
         if not entity_key_rows:
             return []
         asked = [{key: self._text(row, key) for key in self._keys} for row in entity_key_rows]
         if self._others:
-            (own,) = self._reader.fetch([(self._own, asked)])
+            (own,) = yield [(self._own, asked)]
         else:
-            own, (mark,) = self._reader.fetch([(self._own, asked), self._mark()])
+            own, (mark,) = yield [(self._own, asked), self._mark()]
         self._require_known(own, asked)
         times = [stored[ASKED_AT] for stored in own]
         if self._others:
             foreign = [{key: stored[KEY_PREFIX + key] for key in self._foreign} for stored in own]
-            rows = self._history(self._others, foreign, times, now)
+            rows = yield from self._history(self._others, foreign, times, now)
         else:
             rows = [self._marked(mark, times, now) for _ in own]
         mine = self._served[self._own.name]
@@ -111,15 +145,15 @@ class OnlineStore:
         times = [] if moment is None else [to_microseconds(moment) - microseconds(point.lead)]
         own = {name: number(column[0].as_py()) for name, column in self._fields(event).items()}
         keys = {key: self._as_text(event[key][0].as_py()) for key in (*self._keys, *self._foreign)}
-        (every,) = self._history([self._own, *self._others], [keys], times or [None], now)
+        (every,) = self._steps_now(self._history([self._own, *self._others], [keys], times or [None], now))
         return self._order | {key: keys[key] for key in self._keys} | every | own
 
     def _history(
         self, wanted: Sequence[View], keys: Sequence[Mapping[str, Any]], times: Sequence[Any], now: datetime | None
-    ) -> list[Row]:
+    ) -> Steps:
         """The columns of `wanted` and ``_as_of`` for each row of keys, of which any may be null."""
         asked = [{key: _UNKNOWN if value is None else value for key, value in row.items()} for row in keys]
-        *found, (mark,) = self._reader.fetch([*((view, asked) for view in wanted), self._mark()])
+        *found, (mark,) = yield [*((view, asked) for view in wanted), self._mark()]
         head = self._marked(mark, times, now)
         rows = [dict(head) for _ in keys]
         for view, of_view in zip(wanted, found, strict=True):
