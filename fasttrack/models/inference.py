@@ -69,6 +69,11 @@ class Predictor:
         self._on_gpu = None if chosen.type == "cpu" else (chosen, copy.deepcopy(self._network).to(chosen))
         self._center, self._scale = scale
 
+    @property
+    def network(self) -> Network:
+        """The network on the CPU, in evaluation mode and without gradients of its weights."""
+        return self._network
+
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Predictor:
         """Load ``model.safetensors``, ``config.json`` and ``conformal.json``; nothing in them is executed.
