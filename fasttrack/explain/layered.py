@@ -76,7 +76,7 @@ class LayeredModel:
         encoder, tabular = predictor.encoder, self._network.tabular
         numbers = np.arange(len(encoder.numeric))
         indicators = [position for position, column in enumerate(encoder.numeric) if column.indicator]
-        sizes = [int(embedding.weight.shape[1]) for embedding in tabular.embeddings]
+        sizes = [words.embedding_dim for words in tabular.embeddings if isinstance(words, nn.Embedding)]
         words = np.repeat(np.arange(len(sizes)) + len(numbers), sizes)
         owner = np.concatenate([numbers, indicators, np.repeat(numbers, BINS), words]).astype(np.int64)
         # What is left is the summary of the sequence, the last feature.

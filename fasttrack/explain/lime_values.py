@@ -8,7 +8,7 @@ background row that has it, except the row's own category, which stands for the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,12 +80,17 @@ class LimeExplainer:
             rows[np.ix_(other, columns)] = self.background[np.ix_(picked, columns)]
         return rows
 
-    def explain(self, row: Floats, values: Sequence[Any]) -> Explanation:
+    def _asked(self, codes: Integers, row: Floats, own: Integers, check: Callable[[], None]) -> Floats:
+        check()
+        return self.space.predict(self._decode(codes, row, own))
+
+    def explain(self, row: Floats, values: Sequence[Any], check: Callable[[], None] = lambda: None) -> Explanation:
         """Explain one prediction.
 
         Args:
             row: the encoded row (D,).
             values: the raw values of the features, for display.
+            check: called before the model is asked; what it raises ends the work.
         """
         # Imported here: lime takes seconds (scikit-learn, matplotlib).
         from lime.lime_tabular import LimeTabularExplainer
@@ -102,7 +107,7 @@ class LimeExplainer:
         )
         found = explainer.explain_instance(
             own,
-            lambda codes: self.space.predict(self._decode(codes, row, own)),
+            lambda codes: self._asked(codes, row, own, check),
             num_features=features,
             num_samples=self.samples,
         )

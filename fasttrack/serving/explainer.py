@@ -1,23 +1,24 @@
-"""The explainer: V1 ``:explain`` by SHAP or LIME, with the model in the process."""
+"""The explainer: V1 ``:explain`` by SHAP, LIME or an amortized explainer, with the model in the process."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import logging
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import orjson
 import pyarrow.parquet as pq
 
-from fasttrack.errors import IntegrityError, InvalidRequestError
-from fasttrack.explain.encoded import EncodedModel
+from fasttrack.errors import DeadlineError, IntegrityError, InvalidRequestError
+from fasttrack.explain.batched_shap import BatchedShap
+from fasttrack.explain.layered import LayeredModel
 from fasttrack.explain.lime_values import LimeExplainer
 from fasttrack.explain.results import Explanation
-from fasttrack.explain.shap_values import ShapExplainer
 from fasttrack.models import Batch
 from fasttrack.models.inference import Predictor
 from fasttrack.serving.flags import ServerOptions
@@ -26,7 +27,7 @@ from fasttrack.serving.online import FeatureRows, Store, open_store
 from fasttrack.serving.package import ServedPackage
 from fasttrack.serving.rows import RawReader
 from fasttrack.serving.tensors import InferenceCall, Tensor
-from fasttrack.serving.trace import current
+from fasttrack.serving.trace import DEADLINE_HEADER, RequestContext, current
 
 _LOG: Final = logging.getLogger("fasttrack.serving")
 METHODS: Final = ("shap", "lime")
@@ -34,10 +35,20 @@ METHODS: Final = ("shap", "lime")
 MAX_INSTANCES: Final = 64
 
 
+class Explainer(Protocol):
+    """What explains encoded rows."""
+
+    def explain(self, row: Any, values: list[Any], check: Any) -> Explanation:
+        """Explain a row (D,); `check` is called between parts of the work and may end it by raising."""
+
+
 class ExplainerModel(ServedModel):
     """Explains single predictions (see `ServedModel`).
 
-    It listens at once and gets ready when SHAP and LIME are imported and compiled, some seconds later.
+    It listens at once and gets ready when its explainers are prepared, some seconds later (LIME imports much).
+
+    What can't be ready in time is not worked on: a request whose deadline is nearer than the fastest explanation so
+    far would take is refused at once; one that runs into its deadline ends at the next part of its work.
 
     Args:
         name: name in URLs.
@@ -47,14 +58,16 @@ class ExplainerModel(ServedModel):
 
     def __init__(self, name: str, package: ServedPackage, store: Store | None) -> None:
         super().__init__(name, package, MAX_INSTANCES)
-        predictor = Predictor.from_files(package.files)
-        self._model = EncodedModel(package.encoder, lambda batch: predictor.predict(batch).probability)
+        self._layered = LayeredModel(Predictor.from_files(package.files))
+        self._model = self._layered.encoded
         self._reader = RawReader(package.signature, MAX_INSTANCES)
         self._rows = FeatureRows(package.encoder, store)
-        # One thread: shap's permutations come from a generator that the whole process shares.
+        # One thread: explanations keep a core busy, and two at a time would each take twice as long.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explain")
         self._warming: asyncio.Task[None] | None = None
-        self._explainers: dict[str, ShapExplainer | LimeExplainer] = {}
+        self._explainers: dict[str, Explainer] = {}
+        #: by method, the seconds of the fastest explanation so far
+        self._fastest: dict[str, float] = {}
 
     async def open(self) -> None:
         """Begin to import and compile in the background."""
@@ -69,11 +82,12 @@ class ExplainerModel(ServedModel):
         background = self._model.flatten(_background(self.package))
         values = [None] * len(self._model.space.names)
         self._explainers = {
-            "shap": ShapExplainer(self._model.space, background),
+            "shap": BatchedShap(self._layered, background),
             "lime": LimeExplainer(self._model.space, background),
         }
-        for explainer in self._explainers.values():
-            explainer.explain(background[0], values)
+        for method in self._explainers:
+            for _ in range(2):
+                self._timed(method, background[0], values, RequestContext.read({}))
 
     async def close(self) -> None:
         """Let the running explanation finish."""
@@ -98,17 +112,35 @@ class ExplainerModel(ServedModel):
         instances, method, top = _checked(_parsed(payload))
         columns, as_of = await self._rows.columns(self._reader.instances(instances))
         rows = self._model.flatten(self._rows.encode(columns))
+        at = current()
         found = []
         for position, row in enumerate(rows):
-            current().check()
+            self._require_time(method, len(rows) - position, at)
             values = self._model.values({name: column[position] for name, column in columns.items()})
-            found.append(await self._explained(method, row, values))
+            found.append(
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, method, row, values, at)
+            )
         body = {"explanations": [explanation.to_json(top) for explanation in found], **self.package.parameters()}
         return {**body, "as_of": as_of} if as_of else body
 
-    async def _explained(self, method: str, row: Any, values: list[Any]) -> Explanation:
-        explain = self._explainers[method].explain
-        return await asyncio.get_running_loop().run_in_executor(self._thread, explain, row, values)
+    def _require_time(self, method: str, count: int, at: RequestContext) -> None:
+        """Refuse what could not be ready even if each explanation took no longer than the fastest one did."""
+        left, needed = at.remaining(), count * self._fastest[method]
+        if left is not None and left < needed:
+            raise DeadlineError(
+                f"{count} explanations by {method} take {1000 * needed:.1f} ms; {1000 * left:.1f} ms are left.",
+                where=DEADLINE_HEADER,
+                fix="Allow more time, ask for fewer rows, or for a faster method.",
+            )
+
+    def _timed(self, method: str, row: Any, values: list[Any], at: RequestContext) -> Explanation:
+        # Others may have been before it in the queue.
+        at.check()
+        started = time.perf_counter()
+        found = self._explainers[method].explain(row, values, at.check)
+        seconds = time.perf_counter() - started
+        self._fastest[method] = min(seconds, self._fastest.get(method, seconds))
+        return found
 
 
 def _parsed(payload: Any) -> Any:
