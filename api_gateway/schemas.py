@@ -33,13 +33,17 @@ class PredictRequest(Subject):
         extra="forbid",
         json_schema_extra={"examples": [{"entity": {"id": "42"}, "explain": "shap"}]},
     )
-    explain: bool | Literal["shap", "lime"] = Field(False, description="true takes the use case's first method")
+    explain: bool | Literal["shap", "lime", "amortized"] = Field(
+        False, description="true takes the use case's first method"
+    )
 
 
 class ExplainRequest(Subject):
     """What to explain, and by which method."""
 
-    method: Literal["shap", "lime"] | None = Field(None, description="default: the use case's first method")
+    method: Literal["shap", "lime", "amortized"] | None = Field(
+        None, description="default: the use case's first method"
+    )
 
 
 class Interval(_Body):

@@ -37,6 +37,15 @@ class AdditiveModel(Protocol):
     def probability(self, sums: Tensor) -> Tensor:
         """(B,) probabilities of first-layer sums (B, H), differentiable."""
 
+    def inputs(self, rows: Floats) -> Tensor:
+        """(B, W) what the first layer reads, of encoded rows (B, D)."""
+
+    def sums(self, inputs: Tensor) -> Tensor:
+        """(B, H) the first layer's sums of its inputs (B, W)."""
+
+    def along(self, inputs: Tensor, slopes: Tensor) -> Tensor:
+        """(B, F) each feature's share times the row's `slopes` (B, H), without computing the shares."""
+
 
 class LayeredModel:
     """The network of a package as an `AdditiveModel`; rows are those of its `EncodedModel`.
@@ -88,6 +97,14 @@ class LayeredModel:
         with torch.no_grad():
             found: Tensor = self._network.tabular(*given[:2])
             return torch.cat([found, self._network.summarize(*given[2:])], dim=1) if given[2:] else found
+
+    def sums(self, inputs: Tensor) -> Tensor:
+        """(B, H), see `AdditiveModel`."""
+        return torch.addmm(self._bias, inputs, self._weights)
+
+    def along(self, inputs: Tensor, slopes: Tensor) -> Tensor:
+        """(B, F), see `AdditiveModel`."""
+        return (inputs * (slopes @ self._weights.T)) @ self._membership.T
 
     def shares(self, rows: Floats) -> Tensor:
         """(B, F, H) float32, see `AdditiveModel`."""

@@ -31,9 +31,9 @@ class Explanation:
     """One prediction, explained.
 
     Attributes:
-        method: ``shap`` or ``lime``.
-        base_value: what the prediction would be if nothing were known (SHAP: the mean over the background;
-            LIME: the local model's intercept).
+        method: ``shap``, ``lime`` or ``amortized``.
+        base_value: what the prediction would be if nothing were known (SHAP and amortized: the mean over the
+            background; LIME: the local model's intercept).
         prediction: the model's probability for this row.
         attributions: one a feature, the largest absolute contribution first.
     """

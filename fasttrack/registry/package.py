@@ -1,8 +1,8 @@
 """Model packages: named by their content, signed, and never parsed before they are verified.
 
-A package is the eight files of `LIMITS` with a ``MANIFEST`` (canonical JSON: every file's name, size and SHA-256)
-and a ``MANIFEST.sig`` (64 raw bytes: an Ed25519 signature over `DOMAIN` and the manifest). Its digest is the
-manifest's SHA-256, so the same files and key always give the same package.
+A package is the eight files of `LIMITS`, or these and the two of `EXPLAINER`, with a ``MANIFEST`` (canonical JSON:
+every file's name, size and SHA-256) and a ``MANIFEST.sig`` (64 raw bytes: an Ed25519 signature over `DOMAIN` and the
+manifest). Its digest is the manifest's SHA-256, so the same files and key always give the same package.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DOMAIN: Final = b"fasttrack.model-package.manifest.v1\x00"
 MANIFEST: Final = "MANIFEST"
 SIGNATURE: Final = "MANIFEST.sig"
 _MIB: Final = 2**20
-#: The files of a package (all of them, no others) and the most bytes that each may have.
+#: The files of every package and the most bytes that each may have.
 LIMITS: Final[Mapping[str, int]] = {
     "model.safetensors": 4096 * _MIB,
     "config.json": 16 * _MIB,
@@ -37,6 +37,8 @@ LIMITS: Final[Mapping[str, int]] = {
     "metrics.json": 64 * _MIB,
     "lineage.json": 16 * _MIB,
 }
+#: Those of an amortized explainer: a package has both or neither.
+EXPLAINER: Final[Mapping[str, int]] = {"explainer.safetensors": 256 * _MIB, "explainer.json": 16 * _MIB}
 _MANIFEST_LIMIT: Final = 64 * 1024
 _SIGNATURE_SIZE: Final = 64
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
@@ -48,7 +50,7 @@ class Package:
     """A built or verified package.
 
     Attributes:
-        files: the content by name, `LIMITS` only.
+        files: the content by name, `LIMITS` and perhaps `EXPLAINER`.
         manifest: the bytes of ``MANIFEST``.
         signature: the bytes of ``MANIFEST.sig``.
         digest: ``sha256:<hex>`` of the manifest.
@@ -74,9 +76,9 @@ def build(files: Mapping[str, bytes], private_key_pem: bytes) -> Package:
     """
     _check_names(set(files), "the new package")
     for name, content in files.items():
-        if len(content) > LIMITS[name]:
+        if len(content) > _limit(name):
             raise IntegrityError(
-                f"has {len(content)} bytes; the limit is {LIMITS[name]}.", where=name, fix="Make the model smaller."
+                f"has {len(content)} bytes; the limit is {_limit(name)}.", where=name, fix="Make the model smaller."
             )
     rows = [
         {"name": name, "sha256": hashlib.sha256(files[name]).hexdigest(), "size": len(files[name])}
@@ -158,7 +160,7 @@ def load(path: str | Path, public_key_pem: bytes, digest: str | None = None) -> 
         if digest is not None and found != digest:
             raise IntegrityError(f"this is package {found}, not {digest}.", where=str(path), fix=_REPLACE)
         rows = _rows(manifest, path)
-        _check_names(source.names() - {MANIFEST, SIGNATURE}, str(path))
+        _check_names(source.names() - {MANIFEST, SIGNATURE}, str(path), {name for name, _, _ in rows})
         files = {name: _verified(source, name, size, sha256) for name, size, sha256 in rows}
     return Package(files, manifest, signature, found)
 
@@ -189,7 +191,7 @@ def _rows(manifest: bytes, path: str | Path) -> list[tuple[str, int, str]]:
         if document["format"] != FORMAT:
             raise ValueError(f"format {document['format']!r} is unknown; this version reads {FORMAT!r}")
         rows = [(str(row["name"]), int(row["size"]), str(row["sha256"])) for row in document["files"]]
-        if [name for name, _, _ in rows] != sorted(LIMITS):
+        if [name for name, _, _ in rows] not in (sorted(LIMITS), sorted({**LIMITS, **EXPLAINER})):
             raise ValueError("it does not list the files of a package")
         return rows
     except (KeyError, TypeError, ValueError) as error:
@@ -201,7 +203,7 @@ def _rows(manifest: bytes, path: str | Path) -> list[tuple[str, int, str]]:
 
 
 def _verified(source: folder.Folder, name: str, size: int, sha256: str) -> bytes:
-    content = source.read(name, min(size, LIMITS[name]))
+    content = source.read(name, min(size, _limit(name)))
     if len(content) != size:
         problem = f"has {len(content)} bytes, the manifest says {size}."
     elif hashlib.sha256(content).hexdigest() != sha256:
@@ -211,11 +213,19 @@ def _verified(source: folder.Folder, name: str, size: int, sha256: str) -> bytes
     raise IntegrityError(problem, where=source.where(name), fix=_REPLACE)
 
 
-def _check_names(found: set[str], where: str) -> None:
-    missing, unknown = sorted(LIMITS.keys() - found), sorted(found - LIMITS.keys())
+def _limit(name: str) -> int:
+    return LIMITS[name] if name in LIMITS else EXPLAINER[name]
+
+
+def _check_names(found: set[str], where: str, listed: set[str] | None = None) -> None:
+    if listed is None:
+        listed = {*LIMITS, *EXPLAINER} if found & EXPLAINER.keys() else set(LIMITS)
+    missing, unknown = sorted(listed - found), sorted(found - listed)
     if not missing and not unknown:
         return
     parts = [f"{', '.join(missing)} missing"] if missing else []
     # Names from a folder are whatever somebody put there: repr() keeps control characters out of terminals.
     parts += [f"{', '.join(map(repr, unknown))} not allowed"] if unknown else []
-    raise IntegrityError(f"a package holds exactly {', '.join(LIMITS)}; {'; '.join(parts)}.", where=where, fix=_REPLACE)
+    raise IntegrityError(
+        f"this package holds exactly {', '.join(sorted(listed))}; {'; '.join(parts)}.", where=where, fix=_REPLACE
+    )

@@ -15,6 +15,7 @@ import orjson
 import pyarrow.parquet as pq
 
 from fasttrack.errors import DeadlineError, IntegrityError, InvalidRequestError
+from fasttrack.explain.amortized import load
 from fasttrack.explain.batched_shap import BatchedShap
 from fasttrack.explain.layered import LayeredModel
 from fasttrack.explain.lime_values import LimeExplainer
@@ -30,7 +31,7 @@ from fasttrack.serving.tensors import InferenceCall, Tensor
 from fasttrack.serving.trace import DEADLINE_HEADER, RequestContext, current
 
 _LOG: Final = logging.getLogger("fasttrack.serving")
-METHODS: Final = ("shap", "lime")
+METHODS: Final = ("shap", "lime", "amortized")
 #: An explanation costs about as much as a thousand predictions.
 MAX_INSTANCES: Final = 64
 
@@ -81,10 +82,10 @@ class ExplainerModel(ServedModel):
     def _prepare(self) -> None:
         background = self._model.flatten(_background(self.package))
         values = [None] * len(self._model.space.names)
-        self._explainers = {
-            "shap": BatchedShap(self._layered, background),
-            "lime": LimeExplainer(self._model.space, background),
-        }
+        shap = BatchedShap(self._layered, background)
+        self._explainers = {"shap": shap, "lime": LimeExplainer(self._model.space, background)}
+        if (amortized := load(shap, self.package.files)) is not None:
+            self._explainers["amortized"] = amortized
         for method in self._explainers:
             for _ in range(2):
                 self._timed(method, background[0], values, RequestContext.read({}))
@@ -98,7 +99,7 @@ class ExplainerModel(ServedModel):
         raise InvalidRequestError("the explainer doesn't predict.", fix=f"POST /v1/models/{self.name}:explain.")
 
     async def explain(self, payload: Any, headers: Any = None) -> dict[str, Any]:
-        """Answer ``{"instances": [...], "method": "shap" | "lime", "top": 5}``.
+        """Answer ``{"instances": [...], "method": "shap" | "lime" | "amortized", "top": 5}``.
 
         Returns:
             ``explanations`` (one an instance, see `Explanation.to_json`), ``model_version``, ``digest``, ``as_of``.
@@ -110,6 +111,13 @@ class ExplainerModel(ServedModel):
             DeadlineError: the caller's deadline has passed.
         """
         instances, method, top = _checked(_parsed(payload))
+        if method not in self._explainers:
+            raise InvalidRequestError(
+                f"this model package has no {method} explainer.",
+                where="method",
+                fix=f"Ask for {' or '.join(self._explainers)}; or put {method} under serving.explanations in the use "
+                "case, and train and publish the model again.",
+            )
         columns, as_of = await self._rows.columns(self._reader.instances(instances))
         rows = self._model.flatten(self._rows.encode(columns))
         at = current()

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fasttrack.errors import StorageError
+from fasttrack.progress import track
 from fasttrack.steps.frame import step
 from fasttrack.steps.metrics import read_metrics, scores
 from fasttrack.steps.reuse import RESULT, fingerprint, place, recall, remember
+from fasttrack.usecase import UseCase
 
 _CODE = ("models", "training", "evaluation")
+_AMORTIZED = "amortized"
 _SECTIONS = ("streams", "prediction", "label", "features", "split", "training", "gate")
 
 
@@ -31,6 +34,8 @@ class Scores:
 def evaluate(usecase: str, run_id: str, features: str, model: str, round: int) -> Scores:
     """Score a model on the test period; the same model on the same rows is not scored again.
 
+    Where the use case offers amortized explanations, their explainer is trained and measured here, too.
+
     Args:
         usecase: the use case as YAML text.
         run_id: name of the run.
@@ -43,7 +48,11 @@ def evaluate(usecase: str, run_id: str, features: str, model: str, round: int) -
         StorageError: the evaluated model can't be written.
     """
     with step(f"evaluate-{round}", usecase, run_id) as at:
-        key = fingerprint(at.usecase, "evaluate", features, Path(model).name, parts=_CODE, keys=_SECTIONS)
+        amortized = _AMORTIZED in at.usecase.serving.explanations
+        inputs, code = ((_AMORTIZED,), ("explain",)) if amortized else ((), ())
+        key = fingerprint(
+            at.usecase, "evaluate", features, Path(model).name, *inputs, parts=(*_CODE, *code), keys=_SECTIONS
+        )
         folder = place(at, key)
         if recall(at, key) is None:
             # Here, so that an evaluation that is reused doesn't wait for torch.
@@ -51,10 +60,20 @@ def evaluate(usecase: str, run_id: str, features: str, model: str, round: int) -
 
             _copy(Path(model), folder)
             judge(at.usecase, features, folder)
+            if amortized:
+                _explainer(at.usecase, features, folder)
             remember(at, key, {"model": model})
         metrics = read_metrics(str(folder))
         at.record.update(model=str(folder), metrics=metrics)
         return Scores(str(folder), scores(metrics))
+
+
+def _explainer(usecase: UseCase, features: str, folder: Path) -> None:
+    from fasttrack.explain.amortized_fit import fit_folder
+
+    with track("Training the explainer", total=1, unit="models") as bar:
+        fit_folder(usecase, features, folder)
+        bar.advance()
 
 
 def _copy(model: Path, folder: Path) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field
 from fasttrack.usecase.durations import Duration
 from fasttrack.usecase.streams import Strict
 
+ExplanationMethod = Literal["shap", "lime", "amortized"]
 Action = Literal["predict", "explain", "infer", "metadata", "admin"]
 
 
@@ -44,7 +45,11 @@ class Serving(Strict):
     out_of_range: Literal["flag", "refuse"] | None = Field(
         None, description="what is done with values outside the training range; default: as the gateway is set"
     )
-    explanations: tuple[Literal["shap", "lime"], ...] = Field(("shap", "lime"), strict=False)
+    explanations: tuple[ExplanationMethod, ...] = Field(
+        ("shap", "lime"),
+        strict=False,
+        description="what callers may ask for, the first by default; amortized trains an explainer beside the model",
+    )
     top_features: int = Field(5, gt=0)
     online_freshness: Duration = Field(timedelta(days=2), description="older online features are refused as stale")
 

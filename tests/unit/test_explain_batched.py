@@ -49,6 +49,14 @@ def curved(sums):
     return torch.sigmoid(torch.tanh(sums).sum(dim=1) / 2 + (sums[:, 0] * sums[:, 1]) / 4)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def toy(features, seed, function=curved, owner=None, scale=1.0):
     random = np.random.default_rng(seed)
     owner = np.arange(features) if owner is None else np.asarray(owner)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from fasttrack.explain.batched_shap import BatchedShap
 from fasttrack.explain.layered import LayeredModel
@@ -13,8 +14,16 @@ from fasttrack.registry import package
 from tests.integration import serving_package
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module", params=["mlp", "lstm", "transformer"])
-def built(request, tmp_path_factory):
+def built(one_thread, request, tmp_path_factory):
     return serving_package.build(tmp_path_factory.mktemp("package"), request.param, count=600, steps=25)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+import torch
 
 from fasttrack.errors import DeadlineError, InvalidRequestError
 from fasttrack.serving.explainer import ExplainerModel
@@ -14,8 +15,16 @@ from fasttrack.serving.trace import RequestContext, enter
 from tests.integration import serving_package
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(one_thread, tmp_path_factory):
     return serving_package.build(tmp_path_factory.mktemp("package"), count=300, steps=5)
 
 
