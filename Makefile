@@ -95,7 +95,7 @@ bench-drain: $(READY) ## Drain against a consumer that only counts
 bench-features: $(READY) ## Seconds and memory of the feature job, milliseconds of an online read
 	$(BIN)/python tests/bench/bench_features.py $(ARGS)
 
-bench-explain: $(READY) ## Milliseconds of SHAP and LIME, and their error against a long run
+bench-explain: $(READY) ## Milliseconds and errors of SHAP, amortized and LIME beside shap's own; ARGS="--table FOLDER"
 	$(BIN)/python tests/bench/bench_explain.py $(ARGS)
 
 bench-serving: $(READY) ## Processor time of a request, against a bare server of the same network
