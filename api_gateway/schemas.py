@@ -33,7 +33,7 @@ class PredictRequest(Subject):
         extra="forbid",
         json_schema_extra={"examples": [{"entity": {"id": "42"}, "explain": "shap"}]},
     )
-    explain: bool | Literal["shap", "lime", "amortized"] = Field(
+    explain: bool | Literal["shap", "lime", "amortized", "permutation"] = Field(
         False, description="true takes the use case's first method"
     )
 
@@ -41,7 +41,7 @@ class PredictRequest(Subject):
 class ExplainRequest(Subject):
     """What to explain, and by which method."""
 
-    method: Literal["shap", "lime", "amortized"] | None = Field(
+    method: Literal["shap", "lime", "amortized", "permutation"] | None = Field(
         None, description="default: the use case's first method"
     )
 

@@ -42,7 +42,7 @@ def explain(
     context: typer.Context,
     usecase: UseCaseName,
     entity: Pairs,
-    method: Annotated[str, typer.Option(help="shap or lime.")] = "shap",
+    method: Annotated[str, typer.Option(help="shap, lime, amortized or permutation, as the use case offers.")] = "shap",
     token: Token = "",
 ) -> None:
     """Explain the prediction for one entity, feature by feature."""

@@ -31,7 +31,7 @@ class Explanation:
     """One prediction, explained.
 
     Attributes:
-        method: ``shap``, ``lime`` or ``amortized``.
+        method: ``shap``, ``lime``, ``amortized`` or ``permutation``.
         base_value: what the prediction would be if nothing were known (SHAP and amortized: the mean over the
             background; LIME: the local model's intercept).
         prediction: the model's probability for this row.

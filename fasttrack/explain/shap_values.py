@@ -9,7 +9,7 @@ interactions, and sums telescope: base value + contributions = prediction, to ro
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,13 +112,15 @@ class ShapExplainer:
             )
         return float(found["expected_values"]), np.asarray(found["values"], dtype=np.float64)
 
-    def explain(self, row: Floats, values: Sequence[Any]) -> Explanation:
+    def explain(self, row: Floats, values: Sequence[Any], check: Callable[[], None] = lambda: None) -> Explanation:
         """Explain one prediction.
 
         Args:
             row: the encoded row (D,).
             values: the raw values of the features, for display.
+            check: called before the work begins; it may end it by raising.
         """
+        check()
         base, contributions = self.contributions(row)
         prediction = float(self._probabilities(row[None])[0])
-        return Explanation("shap", base, prediction, ranked(self.space.names, values, contributions))
+        return Explanation("permutation", base, prediction, ranked(self.space.names, values, contributions))

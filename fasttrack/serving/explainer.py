@@ -20,6 +20,7 @@ from fasttrack.explain.batched_shap import BatchedShap
 from fasttrack.explain.layered import LayeredModel
 from fasttrack.explain.lime_values import LimeExplainer
 from fasttrack.explain.results import Explanation
+from fasttrack.explain.shap_values import ShapExplainer
 from fasttrack.models import Batch
 from fasttrack.models.inference import Predictor
 from fasttrack.serving.flags import ServerOptions
@@ -31,7 +32,7 @@ from fasttrack.serving.tensors import InferenceCall, Tensor
 from fasttrack.serving.trace import DEADLINE_HEADER, RequestContext, current
 
 _LOG: Final = logging.getLogger("fasttrack.serving")
-METHODS: Final = ("shap", "lime", "amortized")
+METHODS: Final = ("shap", "lime", "amortized", "permutation")
 #: An explanation costs about as much as a thousand predictions.
 MAX_INSTANCES: Final = 64
 
@@ -83,7 +84,11 @@ class ExplainerModel(ServedModel):
         background = self._model.flatten(_background(self.package))
         values = [None] * len(self._model.space.names)
         shap = BatchedShap(self._layered, background)
-        self._explainers = {"shap": shap, "lime": LimeExplainer(self._model.space, background)}
+        self._explainers = {
+            "shap": shap,
+            "lime": LimeExplainer(self._model.space, background),
+            "permutation": ShapExplainer(self._model.space, background),
+        }
         if (amortized := load(shap, self.package.files)) is not None:
             self._explainers["amortized"] = amortized
         for method in self._explainers:
@@ -99,7 +104,7 @@ class ExplainerModel(ServedModel):
         raise InvalidRequestError("the explainer doesn't predict.", fix=f"POST /v1/models/{self.name}:explain.")
 
     async def explain(self, payload: Any, headers: Any = None) -> dict[str, Any]:
-        """Answer ``{"instances": [...], "method": "shap" | "lime" | "amortized", "top": 5}``.
+        """Answer ``{"instances": [...], "method": "shap", "top": 5}``; see `METHODS`.
 
         Returns:
             ``explanations`` (one an instance, see `Explanation.to_json`), ``model_version``, ``digest``, ``as_of``.

@@ -93,7 +93,7 @@ def log_request(
         fields |= {"rpc.method": route, "rpc.grpc.status": status}
     if error:
         fields["error.message"] = error
-    # Not by way of logging: its record, locks and look for the caller cost three times this line.
+    # Not by way of logging: its record, locks and look for the caller cost as much as the line itself.
     level = "info" if good else "warning"
     line = _line(_service, time.time(), level, f"{route} {status}", _NAME) | fields
     sys.stdout.buffer.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))

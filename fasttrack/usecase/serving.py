@@ -10,7 +10,7 @@ from pydantic import Field
 from fasttrack.usecase.durations import Duration
 from fasttrack.usecase.streams import Strict
 
-ExplanationMethod = Literal["shap", "lime", "amortized"]
+ExplanationMethod = Literal["shap", "lime", "amortized", "permutation"]
 Action = Literal["predict", "explain", "infer", "metadata", "admin"]
 
 
@@ -48,7 +48,8 @@ class Serving(Strict):
     explanations: tuple[ExplanationMethod, ...] = Field(
         ("shap", "lime"),
         strict=False,
-        description="what callers may ask for, the first by default; amortized trains an explainer beside the model",
+        description="what callers may ask for, the first by default; amortized trains an explainer beside the model, "
+        "permutation is the SHAP library's own explainer",
     )
     top_features: int = Field(5, gt=0)
     online_freshness: Duration = Field(timedelta(days=2), description="older online features are refused as stale")
