@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import jwt
@@ -97,13 +98,16 @@ class KeyStore:
     """The current keys, read from a file or URL; one reader at a time, unknown key ids remembered.
 
     Args:
-        source: path or ``http(s)`` URL of the JSON Web Key Set.
+        source: path or ``http(s)`` URL of the JSON Web Key Set, or of the issuer's OpenID configuration, which says
+            where that is (OpenID Connect Discovery 1.0).
+        issuer: whose configuration it must be.
         refresh_seconds: the keys are read again this often.
         cooldown_seconds: an unknown key id makes them be read at once, but not more often than this.
     """
 
-    def __init__(self, source: str, *, refresh_seconds: float, cooldown_seconds: float) -> None:
+    def __init__(self, source: str, *, refresh_seconds: float, cooldown_seconds: float, issuer: str = "") -> None:
         self.source = source
+        self._issuer = issuer
         self.keys: dict[str, VerifyKey] = {}
         #: Counts changes of the set, so that what was verified with a withdrawn key can be forgotten.
         self.generation = 0
@@ -161,8 +165,12 @@ class KeyStore:
     async def _read(self) -> None:
         self.reads += 1
         try:
-            content = await self._fetch()
-            keys = parse_keys(orjson.loads(content))
+            content = await self._fetch(self.source)
+            document = orjson.loads(content)
+            if isinstance(document, dict) and "jwks_uri" in document and "keys" not in document:
+                content = await self._fetch(self._set_of(document))
+                document = orjson.loads(content)
+            keys = parse_keys(document)
         except (OSError, ValueError, TimeoutError, aiohttp.ClientError) as error:
             log("error", "the token issuer's keys can't be read", source=self.source, reason=type(error).__name__)
         else:
@@ -174,14 +182,30 @@ class KeyStore:
         # A failed read counts too: a broken issuer must not be asked once a request.
         self._read_at = time.monotonic()
 
-    async def _fetch(self) -> bytes:
-        if not self.source.startswith(("http://", "https://")):
-            path = self.source.removeprefix("file://")
+    def _set_of(self, configuration: Mapping[str, Any]) -> str:
+        """Where an OpenID configuration says that the keys are.
+
+        Raises:
+            ValueError: it is another issuer's (Discovery 1.0, 4.3), or points to where anybody could answer.
+        """
+        uri = configuration["jwks_uri"]
+        if configuration.get("issuer") != self._issuer:
+            raise ValueError("the configuration is another issuer's")
+        if not isinstance(uri, str) or not uri.startswith("https://"):
+            # Over plain HTTP only from the same server, as it was reached.
+            here, there = urlsplit(self.source), urlsplit(str(uri))
+            if (here.scheme, here.netloc) != (there.scheme, there.netloc) or here.scheme != "http":
+                raise ValueError("jwks_uri is not https")
+        return str(uri)
+
+    async def _fetch(self, source: str) -> bytes:
+        if not source.startswith(("http://", "https://")):
+            path = source.removeprefix("file://")
             return await asyncio.to_thread(_read_file, Path(path))
         timeout = aiohttp.ClientTimeout(total=3)
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(self.source, allow_redirects=False) as answer,
+            session.get(source, allow_redirects=False) as answer,
         ):
             if answer.status != 200:
                 raise ValueError(f"status {answer.status}")

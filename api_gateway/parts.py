@@ -60,6 +60,7 @@ class Parts:
             settings.require("jwks"),
             refresh_seconds=options.keys_refresh_seconds,
             cooldown_seconds=options.keys_cooldown_seconds,
+            issuer=settings.require("issuer"),
         )
         verifier = TokenVerifier(
             keys,

@@ -58,7 +58,7 @@ class Made:
     def tuning(self) -> Object:
         return experiment(self.flights, image="fasttrack/trainer:0.1.0", namespace=self.namespace)
 
-    def serving(self, name: str = "flights", **options: Any) -> Object:
+    def serving(self, name: str = "flights", *, beside: bool = False, **options: Any) -> Object:
         service = inference_service(
             self.flights,
             registry="",
@@ -66,6 +66,7 @@ class Made:
             version=1,
             digest=DIGEST,
             storage_uri="pvc://fasttrack-data/packages/flights/sha256-0",
+            name=name if beside else "",
             **options,
         )
         service["metadata"]["name"] = name

@@ -108,3 +108,14 @@ def test_a_graph_becomes_a_router(room: Kubectl, open_space: Kubectl, flights: U
     for step in graph["spec"]["nodes"]["root"]["steps"]:
         assert step["serviceUrl"] in routes
     named(open_space, "services", name)
+
+
+def test_a_challenger_as_a_service_of_its_own_serves_the_use_case_s_name(room: Kubectl, made: Made) -> None:
+    assert not room.apply(made.serving("flights-v2", beside=True))
+    for component in ("predictor", "explainer"):
+        named(room, "services", f"flights-v2-{component}")
+    containers = named(room, "deployments", "flights-v2-predictor")["spec"]["template"]["spec"]["containers"]
+    for container in containers:
+        # Gateways ask /v2/models/flights; of several, the last is what counts.
+        names = [word for word in container["args"] if word.startswith("--model_name=")]
+        assert names[-1] == "--model_name=flights", container["name"]

@@ -210,7 +210,8 @@ def key_server(issuer: TestIssuer) -> Iterator[tuple[str, list[str]]]:
         def do_GET(self) -> None:
             asked.append(self.path)
             time.sleep(0.05)
-            body = issuer.path.read_bytes()
+            named = "configuration.json" if self.path.startswith("/.well-known/") else issuer.path.name
+            body = (issuer.path.parent / named).read_bytes()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -245,6 +246,25 @@ def test_keys_are_read_once_and_rotation_is_noticed(issuer: TestIssuer, key_serv
         assert len(asked) == 3
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("said", "good"),
+    [({}, True), ({"issuer": "https://other.test"}, False), ({"jwks_uri": "http://127.0.0.1:1/keys"}, False),
+     ({"jwks_uri": "file:///etc/passwd"}, False), ({"jwks_uri": 7}, False), ({"issuer": None}, False)],
+    ids=str,
+)  # fmt: skip
+def test_an_openid_configuration_says_where_its_own_issuer_s_keys_are(
+    issuer: TestIssuer, key_server: tuple[str, list[str]], said: dict[str, Any], good: bool
+) -> None:
+    url, asked = key_server
+    document = {"issuer": ISSUER, "jwks_uri": url, **said}
+    (issuer.path.parent / "configuration.json").write_text(json.dumps(document))
+    configuration = url.replace("/keys", "/.well-known/openid-configuration")
+    store = KeyStore(configuration, refresh_seconds=3600, cooldown_seconds=3600, issuer=ISSUER)
+    asyncio.run(store.refresh())
+    assert bool(store.keys) == good
+    assert asked == ["/.well-known/openid-configuration", *(["/keys"] if good else [])]
 
 
 def test_many_unknown_keys_do_not_make_many_reads(issuer: TestIssuer, key_server: tuple[str, list[str]]) -> None:
