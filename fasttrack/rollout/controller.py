@@ -19,14 +19,13 @@ from fasttrack.registry.values import jsonb
 from fasttrack.rollout import rows
 from fasttrack.rollout.counts import Window, total
 from fasttrack.rollout.records import Decision, Rollout, Status
-from fasttrack.rollout.verdict import Evidence, Verdict, judge, weigh, weigh_labels
+from fasttrack.rollout.verdict import SLOW_SHARE, Evidence, Verdict, judge, weigh, weigh_labels
 
 #: The name under which decisions that nobody made are recorded.
 WHO: Final = "rollout controller"
 _GAP: Final = "decided_at < clock_timestamp() - interval '0.7 seconds'"
 _WINDOWS: Final = 2_000
 _TIMED: Final = 200
-_SLOW: Final = 0.95
 _UNPAIRED: Final = 1_000
 _ENDS: Final[dict[Decision, Status]] = {"promote": "promoted", "roll_back": "rolled_back"}
 
@@ -65,7 +64,7 @@ def _weighed(cursor: Cursor, rollout: Rollout) -> Rollout:
     overall = total([rollout.overall, *windows], rollout.step)
     slow = rollout.slow_seconds
     if slow is None and sum(overall.champion.seconds) >= _TIMED:
-        slow = overall.champion.quantile(_SLOW)
+        slow = overall.champion.quantile(1 - SLOW_SHARE)
     return replace(
         rollout,
         evidence=_with_labels(rollout, seen, rows.labelled(cursor, rollout)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 from fasttrack.rollout.arms import Arm
@@ -23,6 +23,8 @@ class ArmCounts:
     Attributes:
         requests, failures: requests that the arm's servers were asked, and how many of them they failed.
         keys, keys_failed: keys seen for the first time in this step, and how many of those first requests failed.
+        keys_timed, keys_slow: of those first requests, those that were answered since it is known what is slow, and the
+            slow ones.
         first_failures: keys that failed for the first time in the rollout.
         first_slow: keys that were slower than `Running.slow_seconds` for the first time in the rollout.
         seconds: histogram of the servers' time over `BOUNDS`.
@@ -32,6 +34,8 @@ class ArmCounts:
     failures: int = 0
     keys: int = 0
     keys_failed: int = 0
+    keys_timed: int = 0
+    keys_slow: int = 0
     first_failures: int = 0
     first_slow: int = 0
     seconds: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
@@ -42,8 +46,9 @@ class ArmCounts:
 
     def add(self, other: ArmCounts) -> None:
         """Add another's counts."""
-        for name in ("requests", "failures", "keys", "keys_failed", "first_failures", "first_slow"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for each in fields(self):
+            if each.name != "seconds":
+                setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
         self.seconds = [mine + its for mine, its in zip(self.seconds, other.seconds, strict=True)]
 
     def quantile(self, share: float) -> float | None:

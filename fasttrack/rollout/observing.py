@@ -44,16 +44,19 @@ class Observer:
         """
         counts = self._window.of(arm)
         counts.requests += 1
-        if _first(self._seen, position):
-            counts.keys += 1
-            counts.keys_failed += failed
+        first = _first(self._seen, position)
+        counts.keys += first
+        counts.keys_failed += first and failed
         if failed:
             counts.failures += 1
             counts.first_failures += _first(self._failed, position)
             return
         counts.time(seconds)
-        if slow_seconds is not None and seconds > slow_seconds:
-            counts.first_slow += _first(self._slow, position)
+        if slow_seconds is not None:
+            slow = seconds > slow_seconds
+            counts.keys_timed += first
+            counts.keys_slow += first and slow
+            counts.first_slow += slow and _first(self._slow, position)
 
     def mirrored(
         self, *, failed: bool = False, dropped: bool = False, difference: float = 0.0, agree: bool = True

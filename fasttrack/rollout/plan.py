@@ -28,7 +28,7 @@ class Plan(BaseModel):
     keys: int = Field(300, ge=1, description="each arm's least number of keys in a step: no data, no promotion")
     tolerance: float = Field(0.01, gt=0, lt=1, description="a share of failing keys below which a ratio is no matter")
     ratio: float = Field(2, gt=1, description="failing this many times as often must be ruled out before going on")
-    slow_ratio: float = Field(3, gt=1, description="the same for being slower than 95 % of the champion's answers")
+    slow_ratio: float = Field(2, gt=1, description="the same for being slower than 95 % of the champion's answers")
     false_rollback: float = Field(0.01, gt=0, lt=0.5, description="probability of rolling a harmless challenger back")
     false_step: float = Field(0.05, gt=0, lt=0.5, description="probability of going on with a harmful one, a step")
     labels: bool = Field(False, description="go on only when labels show that quality is not worse")

@@ -14,6 +14,10 @@ from fasttrack.rollout.plan import Plan
 Action = Literal["hold", "advance", "promote", "roll_back"]
 #: Errors, latency, quality: each is tested, so each gets a third of the error that is allowed (Bonferroni).
 METRICS: Final = ("errors", "latency", "quality")
+#: What counts as slow is what this share of the champion's answers is at most.
+SLOW_SHARE: Final = 0.05
+#: Either of two ways will do: no worse than the champion, or little enough whatever the champion does.
+_WAYS: Final = {"errors": ("errors", "tolerated"), "latency": ("latency", "quick"), "quality": ("quality",)}
 
 
 @dataclass
@@ -22,7 +26,7 @@ class Evidence:
 
     Attributes:
         harm: by metric.
-        fine: by metric; `tolerated` is the second way in which errors can be fine.
+        fine: by metric; `tolerated` is the second way in which errors can be fine, `quick` that for latency.
         labels: pairs of labelled predictions that were compared in this step.
         unpaired: Brier scores, by arm, that wait for one of the other arm.
     """
@@ -38,9 +42,7 @@ class Evidence:
 
     def log_fine(self, metric: str) -> float:
         """Log evidence that it is not worse by more than the plan allows."""
-        if metric != "errors":
-            return evidence.log_mean(self.fine.get(metric, ()))
-        ways = [evidence.log_mean(self.fine.get(way, ())) for way in ("errors", "tolerated")]
+        ways = [evidence.log_mean(self.fine.get(way, ())) for way in _WAYS[metric]]
         return evidence.log_mean(ways)
 
     def as_json(self) -> dict[str, Any]:
@@ -73,6 +75,10 @@ def weigh(plan: Plan, seen: Evidence, step: int, window: Window) -> Evidence:
     fine["tolerated"] = evidence.within(
         fine.get("tolerated", ()), plan.tolerance, keys=challenger.keys, failed=challenger.keys_failed
     )
+    fine["quick"] = evidence.within(
+        fine.get("quick", ()), min(0.5, SLOW_SHARE * plan.slow_ratio),
+        keys=challenger.keys_timed, failed=challenger.keys_slow,
+    )  # fmt: skip
     return replace(seen, harm=harm, fine=fine)
 
 

@@ -51,4 +51,5 @@ def _second(weight: float, step: int, traffic: Traffic, draw: np.random.Generato
 def _arm(keys: int, failing: float, slow: float, draw: np.random.Generator) -> ArmCounts:
     failed = int(draw.binomial(keys, failing))
     late = int(draw.binomial(keys - failed, slow))
-    return ArmCounts(int(keys), failed, int(keys), failed, failed, late)
+    good = int(keys) - failed
+    return ArmCounts(int(keys), failed, int(keys), failed, good, late, first_failures=failed, first_slow=late)

@@ -85,12 +85,21 @@ def test_without_data_nothing_goes_on() -> None:
 
 def test_enough_keys_without_a_failure_go_on_but_not_before_their_time() -> None:
     plan = Plan(dwell_seconds=60)
-    fine = Window(0, ArmCounts(keys=9000, first_slow=400), ArmCounts(keys=700, first_slow=20))
+    fine = Window(
+        0, ArmCounts(keys=9000, first_slow=400), ArmCounts(keys=700, keys_timed=700, keys_slow=20, first_slow=20)
+    )
     seen = weigh(plan, Evidence(), 0, fine)
     assert judge(plan, seen, 0, fine, 59).action == "hold"
     assert judge(plan, seen, 0, fine, 60).action == "advance"
     last = weigh(plan, Evidence(), 2, replace(fine, step=2, champion=ArmCounts(keys=700, first_slow=20)))
     assert judge(plan, last, 2, fine, 60).action == "promote"
+
+
+def test_where_the_champion_is_never_slow_a_quick_challenger_goes_on_all_the_same() -> None:
+    plan = Plan(dwell_seconds=1)
+    for slow, action in ((0, "advance"), (150, "hold")):
+        counts = Window(0, ArmCounts(keys=9000), ArmCounts(keys=900, keys_timed=900, keys_slow=slow))
+        assert judge(plan, weigh(plan, Evidence(), 0, counts), 0, counts, 60).action == action
 
 
 @pytest.mark.parametrize("mode", ["ab", "shadow"])
@@ -103,7 +112,9 @@ def test_ab_and_shadow_never_promote(mode: str) -> None:
 def test_labels_tell_a_worse_model_and_where_they_are_needed_their_lack_holds_it() -> None:
     draw = np.random.default_rng(5)
     plan = Plan(labels=True, dwell_seconds=1)
-    fine = Window(0, ArmCounts(keys=9000, first_slow=400), ArmCounts(keys=700, first_slow=20))
+    fine = Window(
+        0, ArmCounts(keys=9000, first_slow=400), ArmCounts(keys=700, keys_timed=700, keys_slow=20, first_slow=20)
+    )
     seen = weigh(plan, Evidence(), 0, fine)
     assert judge(plan, seen, 0, fine, 60).why.startswith("quality: not yet shown")
     same = weigh_labels(plan, seen, list(draw.normal(0, 0.1, 5000).clip(-1, 1)))
