@@ -45,8 +45,15 @@ def _look(cursor: Cursor, rollout: Rollout) -> None:
     cursor.execute("SELECT extract(epoch FROM clock_timestamp() - %s)::float8", (rollout.step_since,))
     (seconds,) = cursor.fetchone() or (0.0,)
     verdict = judge(weighed.plan, weighed.evidence, weighed.step, weighed.counted, seconds)
-    if verdict.action in ("promote", "roll_back"):
-        end(cursor, weighed, verdict.action, WHO, verdict.why)
+    if verdict.action == "roll_back":
+        end(cursor, weighed, "roll_back", WHO, verdict.why)
+        return
+    if verdict.action == "promote":
+        try:
+            end(cursor, weighed, "promote", WHO, verdict.why)
+        except ConflictError as error:
+            # Somebody has rejected it meanwhile; raised before anything was written.
+            end(cursor, weighed, "abort", WHO, str(error))
         return
     _go_on(cursor, weighed, verdict)
     rows.forget(cursor, rollout.id)

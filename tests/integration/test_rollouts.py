@@ -287,6 +287,19 @@ def test_labels_that_show_a_worse_model_roll_it_back(world: World) -> None:
     assert "quality are worse" in rollout.why
 
 
+def test_a_challenger_that_is_rejected_meanwhile_is_not_promoted(world: World) -> None:
+    begin(world, Plan(steps=(50,), dwell_seconds=0.1, keys=1))
+    world.registry.approve("flights", 2, who="bob", why="leaks", decision="rejected")
+    fine = ArmCounts(requests=5000, keys=5000, keys_timed=5000)
+    sent = [(world.rollouts.newest("flights").id, 1, Window(0, fine, fine))]
+    until(lambda: not world.rollouts.exchange("gateway", sent))
+    found = world.rollouts.newest("flights")
+    assert found.status == "aborted"
+    assert "rejected by bob: leaks" in found.why
+    deployed = world.registry.deployment("flights")
+    assert deployed is not None and deployed.version == 1
+
+
 def test_another_champion_ends_the_rollout(world: World) -> None:
     begin(world, LONG)
     world.registry.register_model("flights", "/packages/3", digest=digest(3))
