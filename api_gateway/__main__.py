@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             backlog=2048,
             **tls,
         ),
-        app.edge,
+        app.parts,
         options.leave_seconds,
     )
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -83,8 +83,7 @@ class Call(Request):
                 request_id=self.trace.span_id,
             ),
         )  # fmt: skip
-        if assignment is not None:
-            self.answer_by(assignment.served)
+        self.answer_by(served if assignment is None else assignment.served)
 
     def answer_by(self, served: Served) -> None:
         """Let other servers of the same use case answer: those of an arm."""
@@ -152,7 +151,7 @@ class Call(Request):
                 limits.append(Limit("tenant", who.tenant, serving.tenant_quota))
             if serving.query_budget is not None and asks:
                 limits.append(Limit("budget", who.identity, serving.query_budget, asks))
-        return await self._taken(name, limits, cache_key)
+        return await self.take(name, limits, cache_key)
 
     async def spend(self, asks: int) -> None:
         """Take predictions from the caller's query budget, if the use case has one, after `limit` took the request.
@@ -162,9 +161,14 @@ class Call(Request):
         """
         budget = self.served.usecase.serving.query_budget
         if budget is not None and asks:
-            await self._taken(self.served.name, [Limit("budget", self.who.identity, budget, asks)])
+            await self.take(self.served.name, [Limit("budget", self.who.identity, budget, asks)])
 
-    async def _taken(self, name: str, limits: list[Limit], cache_key: str | None = None) -> Decision:
+    async def take(self, name: str, limits: Sequence[Limit], cache_key: str | None = None) -> Decision:
+        """Take from limits of use case `name`, and tell the caller what is left.
+
+        Raises:
+            RateLimitError: nothing is left in one of them.
+        """
         decision = await self.parts.limiter.take(name, limits, cache_key)
         self.headers_out += decision.headers()
         decision.check()

@@ -140,8 +140,6 @@ class Edge:
         self._fixed: dict[str, dict[str, GuardedRoute]] = {}
         self._patterns: list[tuple[GuardedRoute, frozenset[str]]] = []
         self.in_flight = 0
-        #: Whether this process is about to end: each answer asks its client to connect anew, elsewhere.
-        self.leaving = False
         parts.metrics.in_flight.set_function(lambda: self.in_flight)
         for route in routes:
             methods = {*route.methods, "HEAD"} if "GET" in route.methods else set(route.methods)
@@ -183,7 +181,7 @@ class Edge:
             self.in_flight -= 1
         reply = self._recorded(call, route, reply)
         if reply.status != 499:
-            first = [(b"x-trace-id", call.trace.trace_id.encode()), *([_CLOSE] if self.leaving else [])]
+            first = [(b"x-trace-id", call.trace.trace_id.encode()), *([_CLOSE] if parts.leaving else [])]
             await reply.send(send, [*first, *call.headers_out], secure=scope["scheme"] == "https")
         self._record(call, template, reply)
 

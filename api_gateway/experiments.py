@@ -99,8 +99,10 @@ class Experiments:
         chosen = known.servers(served) if drawn == "challenger" else served
         return Assignment(known, drawn, position, chosen, served)
 
-    async def asked(self, assignment: Assignment, ask: Ask, *, started: float, deadline: float) -> Predicted:
-        """Ask the arm's servers; where the challenger fails, the champion answers instead.
+    async def asked(
+        self, assignment: Assignment, ask: Ask, *, started: float, deadline: float
+    ) -> tuple[Predicted, Served]:
+        """Ask the arm's servers; where the challenger fails, the champion answers instead. Also tells who did.
 
         Args:
             assignment: the arm.
@@ -128,9 +130,9 @@ class Experiments:
             if refused:
                 # Had the champion refused it as well, the request would be to blame.
                 self._count(assignment, begun, failed=True)
-            return found
+            return found, assignment.champion
         self._count(assignment, begun, failed=time.monotonic() - begun > patience)
-        return found
+        return found, assignment.served
 
     def mirror(self, assignment: Assignment, ask: Ask, answered: Predicted, *, seconds: float) -> None:
         """In mode shadow, ask the challenger too, after the answer, and compare; beyond a limit, only count.

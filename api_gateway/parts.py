@@ -45,6 +45,8 @@ class Parts:
     experiments: Experiments
     rollouts: Rollouts
     registries: tuple[Registry, ...] = ()
+    #: Whether this process is about to end: it is not ready, and each answer asks its client to connect elsewhere.
+    leaving: bool = False
 
     @classmethod
     def build(cls, settings: Settings, options: GatewayOptions) -> Parts:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fasttrack.rollout.arms import Arm
 from fasttrack.rollout.plan import Mode, Plan
+from fasttrack.rollout.records import Decision, Status
+from fasttrack.usecase.serving import ExplanationMethod
 
 
 class _Body(BaseModel):
@@ -33,17 +35,13 @@ class PredictRequest(Subject):
         extra="forbid",
         json_schema_extra={"examples": [{"entity": {"id": "42"}, "explain": "shap"}]},
     )
-    explain: bool | Literal["shap", "lime", "amortized", "permutation"] = Field(
-        False, description="true takes the use case's first method"
-    )
+    explain: bool | ExplanationMethod = Field(False, description="true takes the use case's first method")
 
 
 class ExplainRequest(Subject):
     """What to explain, and by which method."""
 
-    method: Literal["shap", "lime", "amortized", "permutation"] | None = Field(
-        None, description="default: the use case's first method"
-    )
+    method: ExplanationMethod | None = Field(None, description="default: the use case's first method")
 
 
 class Interval(_Body):
@@ -174,7 +172,7 @@ class RolloutEvent(_Body):
     """A decision on a rollout, with the counts and evidence of that moment."""
 
     at: str
-    action: Literal["start", "advance", "promote", "roll_back", "abort"]
+    action: Decision
     who: str
     why: str
     facts: dict[str, Any]
@@ -195,7 +193,7 @@ class RolloutStatus(_Body):
     champion: int
     challenger: int
     plan: Plan
-    status: Literal["running", "promoted", "rolled_back", "aborted"]
+    status: Status
     step: int
     live: bool = Field(description="somebody decides on it, so the challenger gets its share")
     percent: float = Field(description="of the keys that are the challenger's now")

@@ -8,7 +8,7 @@ from types import FrameType
 
 import uvicorn
 
-from api_gateway.edge import Edge
+from api_gateway.parts import Parts
 
 
 class Server(uvicorn.Server):
@@ -20,13 +20,13 @@ class Server(uvicorn.Server):
 
     Args:
         config: uvicorn's.
-        edge: told that the server is leaving.
+        parts: told that the server is leaving.
         seconds: how long that takes; 0: not at all.
     """
 
-    def __init__(self, config: uvicorn.Config, edge: Edge, seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, parts: Parts, seconds: float) -> None:
         super().__init__(config)
-        self._edge = edge
+        self._parts = parts
         self._seconds = seconds
         self._until: float | None = None
 
@@ -34,7 +34,7 @@ class Server(uvicorn.Server):
         """Begin to leave; at the second signal, or a Ctrl-C, go."""
         if self._until is None and self._seconds > 0 and sig != signal.SIGINT:
             self._until = time.monotonic() + self._seconds
-            self._edge.leaving = True
+            self._parts.leaving = True
         else:
             super().handle_exit(sig, frame)
 

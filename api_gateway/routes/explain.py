@@ -26,11 +26,7 @@ async def explain(call: Call, name: str) -> Reply:
     call.assign(question.entity or question.as_json())
     served = call.served
     request: dict[str, Any] = {**question.as_json(), "method": method}
-    call.audit |= {
-        "request_hash": hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest(),
-        "model_version": served.version,
-        "digest": served.digest,
-    }
+    call.audit["request_hash"] = hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest()
     explanation = await inference.explain(
         call.parts.upstreams, served, question, method, deadline=call.deadline, trace=call.trace
     )

@@ -28,9 +28,6 @@ async def readyz(call: Call) -> Reply:
     Redis and PostgreSQL may be away: limits are then local, nothing is cached, audit rows go to disk.
     """
     found = readiness(call.parts)
-    if call.app.edge.leaving:
-        found["status"] = "unavailable"
-        found["checks"]["gateway"] = "is ending"
     return json_reply(found, 503 if found["status"] == "unavailable" else 200)
 
 
@@ -40,6 +37,8 @@ def readiness(parts: Parts) -> dict[str, Any]:
         "deployments": "ok" if parts.deployments.loaded else "the registry has not answered yet",
         "keys": "ok" if parts.keys.keys else "the token issuer's keys could not be read yet",
     }
+    if parts.leaving:
+        needed["gateway"] = "is ending"
     useful = {
         "postgres": "ok" if parts.deployments.fresh else "does not answer; audit rows are spooled to disk",
         "redis": "ok" if parts.redis.up else "does not answer; limits are local and nothing is cached",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +50,7 @@ async def predict(call: Call, name: str) -> Reply:
     served = call.served
     request = asked.as_json()
     key = _key(call, request)
-    call.audit |= {
-        "request_hash": hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest(),
-        "model_version": served.version,
-        "digest": served.digest,
-    }
+    call.audit["request_hash"] = hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest()
     decision = await call.limit(key if served.cache_seconds > 0 else None, asks=1)
     if served.cache_seconds > 0:
         call.parts.cache.looked_up(name, hit=decision.cached is not None)
@@ -128,42 +125,32 @@ async def _answered(call: Call, asked: _Asked) -> tuple[dict[str, Any], Predicte
 def _explaining(call: Call, asked: _Asked) -> asyncio.Task[dict[str, Any]] | None:
     if asked.method is None:
         return None
-    upstreams, until = (
-        call.parts.upstreams,
-        call.started + (call.deadline - call.started) * call.parts.options.explain_share,
-    )
+    parts, until = call.parts, call.started + (call.deadline - call.started) * call.parts.options.explain_share
     return asyncio.create_task(
-        inference.explain(upstreams, call.served, asked.question, asked.method, deadline=until, trace=call.trace)
+        inference.explain(parts.upstreams, call.served, asked.question, asked.method, deadline=until, trace=call.trace)
     )
 
 
 async def _predicted(call: Call, question: Question) -> Predicted:
     """The prediction of the request's arm; afterwards `call.served` is who made it."""
-    assignment = call.assignment
-    deadline, upstreams = call.deadline, call.parts.upstreams
 
-    async def ask(served: Served, until: float) -> Predicted:
-        found = await inference.infer(upstreams, served, question, deadline=until, trace=call.trace)
-        call.answer_by(served)
-        return found
+    def ask(served: Served, until: float) -> Awaitable[Predicted]:
+        return inference.infer(call.parts.upstreams, served, question, deadline=until, trace=call.trace)
 
+    assignment, experiments = call.assignment, call.parts.experiments
     if assignment is None:
-        return await inference.infer(upstreams, call.served, question, deadline=deadline, trace=call.trace)
-    experiments = call.parts.experiments
-    found = await experiments.asked(assignment, ask, started=call.started, deadline=deadline)
-
-    async def mirrored(served: Served, until: float) -> Predicted:
-        return await inference.infer(upstreams, served, question, deadline=until, trace=call.trace)
-
-    experiments.mirror(assignment, mirrored, found, seconds=call.served.deadline)
+        return await ask(call.served, call.deadline)
+    found, served = await experiments.asked(assignment, ask, started=call.started, deadline=call.deadline)
+    call.answer_by(served)
+    experiments.mirror(assignment, ask, found, seconds=served.deadline)
     return found
 
 
 def _stored(call: Call, asked: _Asked, key: str, answer: dict[str, Any], predicted: Predicted) -> Reply:
     served = call.served
     body = orjson.dumps(answer)
-    if call.assignment is not None:
-        # The champion may have answered in the challenger's place; the answer is filed under whose it is.
+    if call.assignment is not None and served is not call.assignment.served:
+        # The champion has answered in the challenger's place; the answer is filed under whose it is.
         key = _key(call, asked.as_json())
     whole = asked.method is None or answer["explanation"] is not None
     if whole and predicted.digest == served.digest:

@@ -65,10 +65,7 @@ async def _received(call: Call, hook: Hook | None, room: Room) -> Receipt:
     room.enter()
     body = await call.read(hook.source.max_bytes if hook else _LIMIT, room.take)
     hook = _verified(call, hook, given, body)
-    limit = Limit("usecase", call.who.identity, hook.usecase.serving.rate_limit)
-    decision = await call.parts.limiter.take(hook.usecase.name, [limit])
-    call.headers_out += decision.headers()
-    decision.check()
+    await call.take(hook.usecase.name, [Limit("usecase", call.who.identity, hook.usecase.serving.rate_limit)])
     kind = call.fields.get(b"content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise refused(415, "the body is not declared as JSON.", where="header Content-Type", fix="Send JSON.")

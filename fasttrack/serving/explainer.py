@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, get_args
 
 import numpy as np
 import orjson
@@ -30,9 +30,10 @@ from fasttrack.serving.package import ServedPackage
 from fasttrack.serving.rows import RawReader
 from fasttrack.serving.tensors import InferenceCall, Tensor
 from fasttrack.serving.trace import DEADLINE_HEADER, RequestContext, current
+from fasttrack.usecase.serving import ExplanationMethod
 
 _LOG: Final = logging.getLogger("fasttrack.serving")
-METHODS: Final = ("shap", "lime", "amortized", "permutation")
+METHODS: Final[tuple[ExplanationMethod, ...]] = get_args(ExplanationMethod)
 #: An explanation costs about as much as a thousand predictions.
 MAX_INSTANCES: Final = 64
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,3 +158,13 @@ def test_requests_under_way_end_before_the_gateway_does(tmp_path_factory: pytest
         assert [answer.result().status for answer in waiting] == [200] * 3
         # Their rows were written before the gateway ended, too.
         assert len(running.sink.audit()) == 3
+
+
+def test_a_gateway_that_is_leaving_answers_and_sends_its_clients_elsewhere(tmp_path: Path, server: ModelServer) -> None:
+    with gateway(tmp_path, lambda: [deployment(server.url, server.url)]) as running:
+        assert running.ask("GET", "/v2/health/ready").status == 200
+        running.app.parts.leaving = True
+        for path in ("/readyz", "/v2/health/ready"):
+            assert running.ask("GET", path).status == 503
+        answer = running.predict()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
