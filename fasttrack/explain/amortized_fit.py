@@ -9,15 +9,16 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from fasttrack.evaluation.background import read_background
 from fasttrack.evaluation.evaluate import BACKGROUND_ROWS
 from fasttrack.explain.amortized import NOTE, WEIGHTS, AmortizedExplainer, AmortizedNetwork, dump
 from fasttrack.explain.arrays import Floats
 from fasttrack.explain.batched_shap import BatchedShap
+from fasttrack.explain.encoded import background_rows
 from fasttrack.explain.layered import LayeredModel
 from fasttrack.explain.long_run import long_run, relative_error
 from fasttrack.models.batch import Batch
 from fasttrack.models.inference import Predictor
+from fasttrack.models.threads import single_thread
 from fasttrack.training.data import load_splits, thin
 from fasttrack.training.files import dump_json, write_file
 from fasttrack.usecase import UseCase
@@ -42,10 +43,7 @@ def prepared(files: Mapping[str, bytes]) -> tuple[BatchedShap, Floats]:
         IntegrityError: a file is absent or damaged.
     """
     model = LayeredModel(Predictor.from_files(files))
-    encoder = model.encoded.encoder
-    table = read_background(files["background.parquet"])
-    batch = encoder.encode({name: [row[name] for row in table] for name in table[0]}, strict=False)
-    rows = model.encoded.flatten(batch)
+    rows = background_rows(model.encoded, files["background.parquet"])
     return BatchedShap(model, rows), rows
 
 
@@ -70,15 +68,9 @@ def fit(
     Raises:
         IntegrityError: a file is absent or damaged.
     """
-    threads = torch.get_num_threads()
-    # Sums split over threads depend on their number.
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return _fitted(files, batch, seed, epochs, rows)
-    finally:
-        torch.set_num_threads(threads)
+    with single_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _fitted(files, batch, seed, epochs, rows)
 
 
 def _fitted(files: Mapping[str, bytes], batch: Batch, seed: int, epochs: int, rows: int) -> dict[str, bytes]:

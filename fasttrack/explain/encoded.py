@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
+from fasttrack.errors import IntegrityError, InvalidRequestError
 from fasttrack.explain.arrays import Floats
 from fasttrack.explain.masking import FeatureSpace, names_of
 from fasttrack.models.batch import Array, Batch
@@ -81,3 +84,21 @@ class EncodedModel:
             return {"events": 0, "latest": None}
         latest = [None if np.isnan(value) else float(value) for value in real[-1]]
         return {"events": len(real), "latest": dict(zip(column.channels, latest, strict=True))}
+
+
+def background_rows(model: EncodedModel, content: bytes) -> Floats:
+    """The encoded rows (K, D) of a package's ``background.parquet``.
+
+    Raises:
+        IntegrityError: they can't be read, or are not those of this model.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(content))
+        columns = {name: np.array(table[name].to_pylist(), dtype=object) for name in table.column_names}
+        return model.flatten(model.encoder.encode(columns, strict=False))
+    except (ValueError, TypeError, OSError, InvalidRequestError) as error:
+        raise IntegrityError(
+            f"it can't be read ({error}).",
+            where="background.parquet",
+            fix="Publish the package again with this version of FastTrack.",
+        ) from error

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, get_args
 
-import numpy as np
 import orjson
-import pyarrow.parquet as pq
 
-from fasttrack.errors import DeadlineError, IntegrityError, InvalidRequestError
+from fasttrack.errors import DeadlineError, InvalidRequestError
 from fasttrack.explain.amortized import load
 from fasttrack.explain.batched_shap import BatchedShap
+from fasttrack.explain.encoded import background_rows
 from fasttrack.explain.layered import LayeredModel
 from fasttrack.explain.lime_values import LimeExplainer
 from fasttrack.explain.results import Explanation
 from fasttrack.explain.shap_values import ShapExplainer
-from fasttrack.models import Batch
 from fasttrack.models.inference import Predictor
 from fasttrack.serving.flags import ServerOptions
 from fasttrack.serving.model import ServedModel
@@ -82,7 +79,7 @@ class ExplainerModel(ServedModel):
         _LOG.info("explainer of %s is ready", self.name)
 
     def _prepare(self) -> None:
-        background = self._model.flatten(_background(self.package))
+        background = background_rows(self._model, self.package.files["background.parquet"])
         values = [None] * len(self._model.space.names)
         shap = BatchedShap(self._layered, background)
         self._explainers = {
@@ -181,19 +178,6 @@ def _checked(payload: Any) -> tuple[list[Any], str, int | None]:
     if top is not None and (type(top) is not int or top < 1):
         raise InvalidRequestError(f"{top!r} is not a count.", where="top", fix="Send a whole number from 1.")
     return payload["instances"], method, top
-
-
-def _background(package: ServedPackage) -> Batch:
-    try:
-        table = pq.read_table(io.BytesIO(package.files["background.parquet"]))
-        columns = {name: np.array(table[name].to_pylist(), dtype=object) for name in table.column_names}
-        return package.encoder.encode(columns, strict=False)
-    except (ValueError, TypeError, OSError, InvalidRequestError) as error:
-        raise IntegrityError(
-            f"it can't be read ({error}).",
-            where="background.parquet",
-            fix="Publish the package again with this version of FastTrack.",
-        ) from error
 
 
 def build(options: ServerOptions, package: ServedPackage) -> ExplainerModel:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fasttrack.errors import StepError
 from fasttrack.models.device import device
+from fasttrack.models.threads import single_thread
 from fasttrack.training.direction import HIGHER_IS_BETTER
 from fasttrack.training.module import Learner, Plan
 from fasttrack.training.prepare import Prepared
@@ -158,17 +159,15 @@ def _where() -> tuple[torch.device, dict[str, Any]]:
 def _quiet() -> Iterator[None]:
     """Without Lightning's advice to users of its loaders; torch's global switches are set, and put back afterwards."""
     logger = logging.getLogger("pytorch_lightning")
-    level, strict, threads = logger.level, torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    level, strict = logger.level, torch.are_deterministic_algorithms_enabled()
     state = torch.get_rng_state()
     logger.setLevel(logging.ERROR)
-    # Sums split over threads depend on their number; and batches this small gain little from a second one.
-    torch.set_num_threads(1)
     try:
-        with warnings.catch_warnings():
+        # Batches this small gain little from a second thread, too.
+        with single_thread(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             yield
     finally:
         logger.setLevel(level)
         torch.use_deterministic_algorithms(strict)
-        torch.set_num_threads(threads)
         torch.set_rng_state(state)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 import pytest
-import torch
 
 from fasttrack.errors import IntegrityError, InvalidRequestError
 from fasttrack.explain import amortized_fit
 from fasttrack.explain.amortized import NOTE, WEIGHTS, load
 from fasttrack.explain.amortized_fit import errors, fit, prepared
+from fasttrack.models.threads import single_thread
 from fasttrack.registry import keys, package
 from fasttrack.serving.explainer import ExplainerModel
 from fasttrack.serving.package import ServedPackage
@@ -35,10 +35,8 @@ class Fitted:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with single_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from fasttrack.errors import ConfigurationError, DeadlineError
 from fasttrack.explain.batched_shap import BatchedShap, closed
 from fasttrack.explain.coalitions import every, gradients
 from fasttrack.explain.long_run import long_run, relative_error
+from fasttrack.models.threads import single_thread
 
 UNITS = 24
 
@@ -51,10 +52,8 @@ def curved(sums):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with single_thread():
+        yield
 
 
 def toy(features, seed, function=curved, owner=None, scale=1.0):

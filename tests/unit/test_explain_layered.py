@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from fasttrack.explain.batched_shap import BatchedShap
 from fasttrack.explain.layered import LayeredModel
 from fasttrack.explain.long_run import long_run, relative_error
 from fasttrack.models.inference import Predictor
+from fasttrack.models.threads import single_thread
 from fasttrack.registry import package
 from tests.integration import serving_package
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with single_thread():
+        yield
 
 
 @pytest.fixture(scope="module", params=["mlp", "lstm", "transformer"])

@@ -6,9 +6,9 @@ import asyncio
 import time
 
 import pytest
-import torch
 
 from fasttrack.errors import DeadlineError, InvalidRequestError
+from fasttrack.models.threads import single_thread
 from fasttrack.serving.explainer import ExplainerModel
 from fasttrack.serving.package import ServedPackage
 from fasttrack.serving.trace import RequestContext, enter
@@ -17,10 +17,8 @@ from tests.integration import serving_package
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with single_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
