@@ -11,8 +11,9 @@ from typing import Any, Final
 from uuid import uuid4
 
 from api_gateway.observability import Metrics, log
-from api_gateway.redis_link import RedisError, RedisLink
+from api_gateway.redis_link import RedisLink
 from fasttrack.errors import RateLimitError, UnavailableError
+from fasttrack.redis_wire import Refusal
 from fasttrack.usecase.serving import RateLimit
 
 # KEYS: one a limit [, cache key]. ARGV: number of limits, then microseconds a request, burst and cost of each.
@@ -165,8 +166,8 @@ class Limiter:
             reply = await self._evaluate(keys, limits, cache_key)
             limit = limits[reply[5] - 1]
             decision = Decision(reply[0] == 1, reply[1], reply[2] / 1e6, reply[3] / 1e6, reply[4], limit)
-        except (UnavailableError, RedisError) as error:
-            if isinstance(error, RedisError):
+        except (UnavailableError, Refusal) as error:
+            if isinstance(error, Refusal):
                 log("error", "Redis refused the limit script", reason=str(error)[:200])
             self._metrics.local_limits.inc()
             decision = self._local.take(keys, limits, self.gateways)
@@ -181,7 +182,7 @@ class Limiter:
             self._redis.send("ZADD", _PEERS, now, self._name)
             self._redis.send("ZREMRANGEBYSCORE", _PEERS, "-inf", now - _PEER_SECONDS)
             self.gateways = max(1, int(await self._redis.execute("ZCARD", _PEERS)))
-        except (UnavailableError, RedisError) as error:
+        except (UnavailableError, Refusal) as error:
             log("warning", "gateways can't be counted", reason=type(error).__name__)
 
     def leave(self) -> None:
@@ -197,7 +198,7 @@ class Limiter:
             arguments += (_interval(limit.policy) * 1e6, limit.policy.burst, limit.cost)
         try:
             return await self._redis.execute("EVALSHA", _DIGEST, *arguments)
-        except RedisError as error:
+        except Refusal as error:
             # A Redis that was restarted has forgotten the script.
             if not str(error).startswith("NOSCRIPT"):
                 raise

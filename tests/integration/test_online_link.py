@@ -13,7 +13,8 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from fasttrack.features.online.link import Link, bulk, plain
+from fasttrack.features.online.link import Link, plain
+from fasttrack.redis_wire import bulk
 from tests.integration.gateway_redis import RedisServer, redis_server
 from tests.loopback import HOST
 

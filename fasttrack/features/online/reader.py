@@ -15,7 +15,8 @@ from redis.retry import Retry
 from fasttrack.errors import ConfigurationError, IntegrityError
 from fasttrack.features.online.definitions import View, connection_string, redis_errors
 from fasttrack.features.online.layout import KeyLayout, Value, decode, field_name
-from fasttrack.features.online.link import Link, bulk, plain
+from fasttrack.features.online.link import Link, plain
+from fasttrack.redis_wire import bulk
 from fasttrack.settings import Settings
 
 #: Seconds to wait for a connection, and for an answer; the Redis URL may give others. A caller waits for both.

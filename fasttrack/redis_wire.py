@@ -1,0 +1,186 @@
+"""A pipelined connection to Redis on an event loop: RESP2, replies matched to commands by their order."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from typing import Any, Final, cast
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+Word = bytes | str | int | float
+_CRLF: Final = b"\r\n"
+
+
+class Refusal(Exception):
+    """An error reply of the server, such as NOSCRIPT."""
+
+
+def encoded(*words: Word) -> bytes:
+    """A command as it goes over the wire."""
+    return b"*%d\r\n" % len(words) + b"".join(bulk(w if isinstance(w, bytes) else str(w).encode()) for w in words)
+
+
+def bulk(value: bytes) -> bytes:
+    """A value as it goes over the wire."""
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+async def connect(url: str, patience: float) -> Wire:
+    """A connection on which the server has answered.
+
+    Args:
+        url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://...`` or ``unix:///path?db=0``.
+        patience: seconds for which a reply is waited.
+
+    Raises:
+        OSError: nobody answers; a TimeoutError, where the reply did not come in time.
+        Refusal: the account or the database is not accepted.
+    """
+    loop, parts = asyncio.get_running_loop(), urlsplit(url)
+
+    def made() -> Wire:
+        return Wire(loop, patience)
+
+    if parts.scheme == "unix":
+        _, wire = await loop.create_unix_connection(made, unquote(parts.path))
+    else:
+        secure = ssl.create_default_context() if parts.scheme == "rediss" else None
+        _, wire = await loop.create_connection(made, parts.hostname or "localhost", parts.port or 6379, ssl=secure)
+    try:
+        for command in _greeting(parts):
+            (reply,) = await wire.ask(encoded(*command), 1)
+            if isinstance(reply, Refusal):
+                raise reply
+    except BaseException:
+        wire.abort()
+        raise
+    return wire
+
+
+def _greeting(parts: SplitResult) -> list[tuple[str, ...]]:
+    commands: list[tuple[str, ...]] = []
+    if parts.password:
+        user = (unquote(parts.username),) if parts.username else ()
+        commands.append(("AUTH", *user, unquote(parts.password)))
+    asked = parse_qs(parts.query).get("db", [""])[0]
+    database = asked or ("" if parts.scheme == "unix" else parts.path.strip("/"))
+    if database not in ("", "0"):
+        commands.append(("SELECT", database))
+    return [*commands, ("PING",)]
+
+
+class Wire(asyncio.Protocol):
+    """The connection itself. `open` tells whether it is there."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, patience: float) -> None:
+        self.open = False
+        self.loop = loop
+        self._patience = patience
+        self._transport: asyncio.Transport | None = None
+        #: Until when, how many replies, those that are there, and who waits.
+        self._waiting: deque[tuple[float, int, list[Any], asyncio.Future[list[Any]]]] = deque()
+        self._buffer = b""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def ask(self, commands: bytes, count: int) -> asyncio.Future[list[Any]]:
+        """Write `count` commands; the future holds their replies, a `Refusal` as a value, or an OSError."""
+        future: asyncio.Future[list[Any]] = self.loop.create_future()
+        if self._transport is None or not self.open:
+            future.set_exception(ConnectionError("the connection is closed"))
+            return future
+        self._transport.write(commands)
+        self._waiting.append((self.loop.time() + self._patience, count, [], future))
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._patience, self._expire)
+        return future
+
+    def abort(self) -> None:
+        """Drop the connection; whoever waits is told."""
+        self._lost(ConnectionError("the connection was closed"))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The event loop's: it may be written to."""
+        # uvloop's transports do not derive from asyncio's, they only behave alike.
+        self._transport = cast(asyncio.Transport, transport)
+        self.open = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The event loop's: it is gone."""
+        self._lost(ConnectionError("Redis hung up"))
+
+    def data_received(self, data: bytes) -> None:
+        """The event loop's: replies, whole or in part."""
+        self._buffer = buffer = self._buffer + data if self._buffer else data
+        at = 0
+        try:
+            while at < len(buffer) and (parsed := _reply(buffer, at)) is not None:
+                value, at = parsed
+                _, count, found, future = self._waiting[0]
+                found.append(value)
+                if len(found) == count:
+                    self._waiting.popleft()
+                    if not future.done():
+                        future.set_result(found)
+        except (ValueError, IndexError):
+            # Not RESP, or more than was asked for: nothing that follows can be matched to who asked.
+            self._lost(ConnectionError("the reply can't be read"))
+            return
+        self._buffer = buffer[at:]
+
+    def _expire(self) -> None:
+        """One timer watches the oldest question, instead of one for each."""
+        self._timer = None
+        if not self._waiting:
+            return
+        left = self._waiting[0][0] - self.loop.time()
+        if left > 0:
+            self._timer = self.loop.call_later(left, self._expire)
+        else:
+            # Replies come in order, so one that is overdue blocks all behind it.
+            self._lost(TimeoutError("no answer in time"))
+
+    def _lost(self, error: OSError) -> None:
+        self.open = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        waiting, self._waiting = self._waiting, deque()
+        for *_, future in waiting:
+            if not future.done():
+                future.set_exception(error)
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _reply(buffer: bytes, at: int) -> tuple[Any, int] | None:
+    """The value that starts at `at` and the position behind it; None while it is incomplete."""
+    end = buffer.find(_CRLF, at)
+    if end < 0:
+        return None
+    kind, line, after = buffer[at], buffer[at + 1 : end], end + 2
+    if kind == 0x24:  # $
+        return _text(buffer, int(line), after)
+    if kind == 0x2B:  # +
+        return line, after
+    if kind == 0x2D:  # -
+        return Refusal(line.decode(errors="replace")), after
+    if kind == 0x3A:  # :
+        return int(line), after
+    if kind != 0x2A:  # *
+        raise ValueError(f"a reply of kind {kind}")
+    items: list[Any] = []
+    for _ in range(int(line)):
+        if after >= len(buffer) or (parsed := _reply(buffer, after)) is None:
+            return None
+        item, after = parsed
+        items.append(item)
+    # A list of -1 items is none at all.
+    return (items if line[:1] != b"-" else None), after
+
+
+def _text(buffer: bytes, size: int, after: int) -> tuple[bytes | None, int] | None:
+    if size < 0:
+        return None, after
+    stop = after + size
+    return (buffer[after:stop], stop + 2) if len(buffer) >= stop + 2 else None
