@@ -26,7 +26,7 @@ from fasttrack.local.platform import Platform
 from fasttrack.usecase import UseCase, load
 from tests.integration.gateway_processes import Process, process
 from tests.local_homes import running_platform
-from tests.unit.gateway_harness import AUDIENCE, ISSUER, TestIssuer
+from tests.unit.gateway_harness import AUDIENCE, ISSUER, TestIssuer, until
 from tests.unit.ingest_usecase import YAML, event
 from tests.unit.webhook_sender import SECRET, Sender
 
@@ -102,7 +102,12 @@ class Traffic:
 
 
 def kill_broker(platform: Platform) -> None:
-    (pid,) = (part.pid for part in platform.status() if part.name == "kafka" and part.pid)
+    def running() -> list[int]:
+        """Its process, once it is up again after the kill before."""
+        return [part.pid for part in platform.status() if part.name == "kafka" and part.state == "running" and part.pid]
+
+    until(lambda: bool(running()), 120)
+    (pid,) = running()
     os.kill(pid, signal.SIGKILL)
 
 
@@ -117,6 +122,8 @@ def test_what_was_answered_is_in_the_lake_once(
     monkeypatch.setenv("TEST_HOOK_SECRET", SECRET)
     monkeypatch.setenv("FASTTRACK_GATEWAY_USECASES", str(tmp_path / "usecases"))
     monkeypatch.setenv("FASTTRACK_GATEWAY_WEBHOOK_SECONDS", "0.5")
+    # There is no other gateway that callers could go to meanwhile.
+    monkeypatch.setenv("FASTTRACK_GATEWAY_LEAVE_SECONDS", "0")
     issuer = TestIssuer(tmp_path)
     settings = replace(platform.settings(), jwks=str(issuer.path), issuer=ISSUER, audience=AUDIENCE, gateway="")
     traffic = Traffic(case)
