@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
+from pydantic import ValidationError
 
 from fasttrack.cli.models import registry
 from fasttrack.cli.output import options, settings, show
 from fasttrack.cli.parameters import NAMESPACE, Context, Registry
 from fasttrack.cli.serving import Token, UseCaseName, mint
 from fasttrack.client import Gateway
-from fasttrack.errors import InvalidRequestError, NotFoundError
+from fasttrack.errors import ConflictError, FastTrackError, InvalidRequestError, NotFoundError
 from fasttrack.progress import note
 
 group = typer.Typer(
@@ -59,16 +61,16 @@ def start(
     Errors and latency are tested all the time, quality when outcomes come; looking often costs nothing. A harmless
     challenger is rolled back with a probability of at most 1 %.
     """
-    try:
-        shares = [float(part) for part in (steps or ("50" if mode == "ab" else "5,25,50")).split(",")]
-    except ValueError as error:
-        raise InvalidRequestError(
-            f"{steps!r} are no percentages.", where="--steps", fix="Write, for instance, 5,25,50."
-        ) from error
-    plan = {"mode": mode, "steps": shares, "key": key, "dwell_seconds": dwell, "keys": keys, "labels": labels}
+    shares = (steps or ("50" if mode == "ab" else "5,25,50")).split(",")
+    plan = _plan(mode=mode, steps=shares, key=key, dwell_seconds=dwell, keys=keys, labels=labels)
     gateway = _gateway(context, usecase, token)
+    _require_none(gateway, usecase)
     _serve(context, usecase, version, cluster, namespace, image_registry)
-    begun = gateway.start_rollout(usecase, {"version": version, "plan": plan, "why": why})
+    try:
+        begun = gateway.start_rollout(usecase, {"version": version, "plan": plan, "why": why})
+    except FastTrackError:
+        _settle(context, usecase, None)
+        raise
     _tell(context, gateway, begun, wait)
 
 
@@ -157,18 +159,41 @@ def _serve(
         place = Place(connect(cluster), namespace or NAMESPACE, image_registry)
         urls = serve_beside(place, spec, model, canonical_text(spec))
     else:
-        from fasttrack.local import control
+        from fasttrack.steps import here
 
-        path = Path(model.uri).parent / f"usecase-v{version}.yaml"
-        if not path.exists():
-            path.write_text(canonical_text(spec), encoding="utf-8")
-        urls = control.beside(options(context).home, name, path, Path(model.uri), version=version, digest=model.digest)
+        urls = here.serve_beside(options(context).home, model, canonical_text(spec))
     rollouts = Rollouts(known.require("postgres"))
     rollouts.offer(
         name, version, signature=orjson.loads(files["signature.json"]), usecase_document=deployed.usecase_document,
         **{f"{role}_url": urls[f"{role}_url"] for role in ("transformer", "predictor", "explainer")},
     )  # fmt: skip
     rollouts.close()
+
+
+def _plan(**asked: Any) -> dict[str, Any]:
+    """What was asked for, before anything is started for it."""
+    from fasttrack.rollout.plan import Plan
+
+    try:
+        return Plan.model_validate(asked).model_dump()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = str(first["loc"][0]).removesuffix("_seconds") if first["loc"] else "mode"
+        raise InvalidRequestError(f"{first['msg']}.", where=f"--{option}", fix="See --help.") from error
+
+
+def _require_none(gateway: Gateway, usecase: str) -> None:
+    """Before servers are started, which would take the place of a running rollout's.
+
+    Raises:
+        ConflictError: a rollout runs.
+    """
+    with suppress(NotFoundError):
+        if (found := gateway.rollout(usecase))["status"] == "running":
+            raise ConflictError(
+                f"the rollout of version {found['challenger']} runs.", where=usecase,
+                fix=f"End it: `fasttrack rollout abort {usecase} --why ...`.",
+            )  # fmt: skip
 
 
 def _gateway(context: typer.Context, usecase: str, token: str) -> Gateway:
@@ -189,18 +214,18 @@ def _tell(context: typer.Context, gateway: Gateway, found: dict[str, Any], wait:
         note("The rollout goes on without you; `fasttrack rollout status` shows it.")
         raise
     if found["status"] != "running":
-        _settle(context, found)
+        _settle(context, name, found["challenger"] if found["status"] == "promoted" else None)
     show(context, found, _text(found))
 
 
-def _settle(context: typer.Context, found: dict[str, Any]) -> None:
+def _settle(context: typer.Context, usecase: str, winner: int | None) -> None:
     """Let the local platform stop the servers of the version that lost; on a cluster they wait to be deleted."""
     home = options(context).home
     if not (home / "platform.json").exists():
         return
     from fasttrack.local import control
 
-    control.settle(home, found["usecase"], found["challenger"] if found["status"] == "promoted" else None)
+    control.settle(home, usecase, winner)
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -156,18 +156,27 @@ def set_stage(cursor: Cursor, name: str, version: int, stage: Stage, who: str, w
     if found.stage == stage:
         return found
     if stage == "champion":
-        decisions = approvals(cursor, name, version)
-        if decisions and decisions[-1].decision == "rejected":
-            raise ConflictError(
-                f"version {version} was rejected by {decisions[-1].who}: {decisions[-1].why}",
-                where=name,
-                fix="Approve it first, with the reason.",
-            )
+        check_not_rejected(cursor, name, version)
         approve(cursor, name, version, who, why, "approved")
         for old in _find(cursor, name, stage="champion"):
             _move(cursor, old, "archived", who, f"replaced by version {version}")
     _move(cursor, found, stage, who, why)
     return get(cursor, name, version)
+
+
+def check_not_rejected(cursor: Cursor, name: str, version: int) -> None:
+    """Do nothing unless the version's latest decision is a rejection.
+
+    Raises:
+        ConflictError: it is.
+    """
+    decisions = approvals(cursor, name, version)
+    if decisions and decisions[-1].decision == "rejected":
+        raise ConflictError(
+            f"version {version} was rejected by {decisions[-1].who}: {decisions[-1].why}",
+            where=name,
+            fix="Approve it first, with the reason.",
+        )
 
 
 def stage_changes(cursor: Cursor, name: str, version: int | None) -> tuple[StageChange, ...]:

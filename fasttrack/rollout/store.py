@@ -64,19 +64,14 @@ class Rollouts:
             id = uuid4()
             rows.insert(cursor, id, usecase, (champion.version, version), plan)
             versions.set_stage(cursor, usecase, version, "challenger", who, why)
-            rollout = self._one(cursor, id)
-            rows.log(cursor, id, "start", who, why, {**controller.facts(rollout), "plan": plan.model_dump()})
+            facts = controller.facts(self._one(cursor, id))
+            rows.log(cursor, id, "start", who, why, {**facts, "plan": plan.model_dump()})
             return self._one(cursor, id)
 
     def _check(self, cursor: Cursor, usecase: str, version: int, champion: int) -> None:
         if version == champion:
             raise ConflictError(f"version {version} is served already.", where=usecase, fix="Name another version.")
-        decisions = versions.approvals(cursor, usecase, version)
-        if decisions and decisions[-1].decision == "rejected":
-            raise ConflictError(
-                f"version {version} was rejected by {decisions[-1].who}: {decisions[-1].why}", where=usecase,
-                fix="Approve it first, with the reason.",
-            )  # fmt: skip
+        versions.check_not_rejected(cursor, usecase, version)
         if rows.find(cursor, "status = 'running' AND usecase = %(usecase)s", {"usecase": usecase}):
             raise ConflictError(
                 "a rollout runs already.", where=usecase, fix=f"End it: `fasttrack rollout abort {usecase}`."

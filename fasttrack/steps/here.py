@@ -49,13 +49,12 @@ class Here:
         from fasttrack.local import control
         from fasttrack.settings import data_home
 
-        home, path = data_home(), Path(model.uri).parent / f"usecase-v{model.version}.yaml"
+        home, path = data_home(), _usecase_file(model)
         same = path.is_file() and path.read_text(encoding="utf-8") == usecase
         served = _served(home, model, path) if same else None
         at.record["reused"] = served is not None
         if served is not None:
             return served
-        # Beside the packages: the platform starts the servers again from this file after a restart.
         write_text(path, usecase)
         return control.publish(home, model.name, path, model.uri, version=model.version, digest=model.digest)
 
@@ -94,6 +93,25 @@ def build_features(
     record["quality"] = asdict(check(usecase, table.path))
     record["online"] = asdict(materialize(usecase, settings))
     return {name: record[name] for name in ("table", "quality", "online")}
+
+
+def serve_beside(home: Path, model: ModelVersion, usecase: str) -> dict[str, str]:
+    """Servers of the local platform for a version beside the one that is published; see `Here.serve`.
+
+    Raises:
+        UnavailableError: the platform is not up, or a server doesn't start.
+        NotFoundError: nothing is published.
+    """
+    from fasttrack.local import control
+
+    path = _usecase_file(model)
+    write_text(path, usecase)
+    return control.beside(home, model.name, path, Path(model.uri), version=model.version, digest=model.digest)
+
+
+def _usecase_file(model: ModelVersion) -> Path:
+    """Beside the package: the platform starts the servers again from this file after a restart."""
+    return Path(model.uri).parent / f"usecase-v{model.version}.yaml"
 
 
 def _served(home: Path, model: ModelVersion, path: Path) -> dict[str, str] | None:

@@ -30,11 +30,22 @@ PARTS = ["postgres", "redis", "gateway"]
 
 def command(home: Path, *words: str) -> Any:
     """What `fasttrack rollout ...` prints as JSON."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FASTTRACK_")}
-    argv = [sys.executable, "-m", "fasttrack", "--json", "--home", str(home), "rollout", *words]
-    found = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    found = _run(home, *words)
     assert found.returncode == 0, found.stderr
     return json.loads(found.stdout)
+
+
+def refused(home: Path, *words: str) -> str:
+    """What it says where it ends with an error."""
+    found = _run(home, *words)
+    assert found.returncode and "Traceback" not in found.stderr, found.stdout
+    return found.stderr
+
+
+def _run(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FASTTRACK_")}
+    argv = [sys.executable, "-m", "fasttrack", "--json", "--home", str(home), "rollout", *words]
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=400, check=False)
 
 
 @pytest.fixture
@@ -98,7 +109,17 @@ def test_start_compare_promote_and_go_on_after_a_restart(home: Path, digests: li
 
 
 def test_an_aborted_challenger_s_servers_are_stopped(home: Path, digests: list[str]) -> None:
+    # What the gateway refuses leaves no servers behind, and what runs keeps its own.
+    assert "--steps: " in refused(home, "start", "flights", "2", "--steps", "5,x", "--why", "to compare")
+    with closing(Registry(Platform(home).settings().postgres)) as registry:
+        registry.approve("flights", 2, who="bob", why="leaks", decision="rejected")
+        assert "rejected by bob: leaks" in refused(home, "start", "flights", "2", "--why", "to compare")
+        registry.approve("flights", 2, who="bob", why="mended")
+    until(lambda: not [part for part in control.status(home) if part.name.endswith("-b")], 60)
     command(home, "start", "flights", "2", "--mode", "shadow", "--why", "to compare")
+    before = {part.name: part.pid for part in control.status(home)}
+    assert "the rollout of version 2 runs" in refused(home, "start", "flights", "2", "--why", "again")
+    assert {part.name: part.pid for part in control.status(home)} == before
     ended = command(home, "abort", "flights", "--why", "compared")
     assert ended["status"] == "aborted"
     until(lambda: not [part for part in control.status(home) if part.name.endswith("-b")], 60)
