@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from typing import Any, Final, cast
+from typing import Any, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+import hiredis
+
 Word = bytes | str | int | float
-_CRLF: Final = b"\r\n"
 
 
 class Refusal(Exception):
@@ -80,7 +81,7 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         #: Until when, how many replies, those that are there, and who waits.
         self._waiting: deque[tuple[float, int, list[Any], asyncio.Future[list[Any]]]] = deque()
-        self._buffer = b""
+        self._replies = hiredis.Reader(replyError=Refusal)
         self._timer: asyncio.TimerHandle | None = None
 
     def ask(self, commands: bytes, count: int) -> asyncio.Future[list[Any]]:
@@ -111,22 +112,18 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """The event loop's: replies, whole or in part."""
-        self._buffer = buffer = self._buffer + data if self._buffer else data
-        at = 0
+        self._replies.feed(data)
         try:
-            while at < len(buffer) and (parsed := _reply(buffer, at)) is not None:
-                value, at = parsed
+            while (value := self._replies.gets()) is not False:
                 _, count, found, future = self._waiting[0]
                 found.append(value)
                 if len(found) == count:
                     self._waiting.popleft()
                     if not future.done():
                         future.set_result(found)
-        except (ValueError, IndexError):
+        except (hiredis.ProtocolError, IndexError):
             # Not RESP, or more than was asked for: nothing that follows can be matched to who asked.
             self._lost(ConnectionError("the reply can't be read"))
-            return
-        self._buffer = buffer[at:]
 
     def _expire(self) -> None:
         """One timer watches the oldest question, instead of one for each."""
@@ -151,36 +148,3 @@ class Wire(asyncio.Protocol):
                 future.set_exception(error)
         if self._transport is not None:
             self._transport.abort()
-
-
-def _reply(buffer: bytes, at: int) -> tuple[Any, int] | None:
-    """The value that starts at `at` and the position behind it; None while it is incomplete."""
-    end = buffer.find(_CRLF, at)
-    if end < 0:
-        return None
-    kind, line, after = buffer[at], buffer[at + 1 : end], end + 2
-    if kind == 0x24:  # $
-        return _text(buffer, int(line), after)
-    if kind == 0x2B:  # +
-        return line, after
-    if kind == 0x2D:  # -
-        return Refusal(line.decode(errors="replace")), after
-    if kind == 0x3A:  # :
-        return int(line), after
-    if kind != 0x2A:  # *
-        raise ValueError(f"a reply of kind {kind}")
-    items: list[Any] = []
-    for _ in range(int(line)):
-        if after >= len(buffer) or (parsed := _reply(buffer, after)) is None:
-            return None
-        item, after = parsed
-        items.append(item)
-    # A list of -1 items is none at all.
-    return (items if line[:1] != b"-" else None), after
-
-
-def _text(buffer: bytes, size: int, after: int) -> tuple[bytes | None, int] | None:
-    if size < 0:
-        return None, after
-    stop = after + size
-    return (buffer[after:stop], stop + 2) if len(buffer) >= stop + 2 else None
