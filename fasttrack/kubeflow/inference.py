@@ -1,8 +1,8 @@
 """A model version in service: the InferenceService of a use case (KServe 0.20, Standard mode) and its ServingRuntime.
 
-Predictor and transformer share a pod (KServe's collocation): encoded tensors never cross the network, both scale
-together, and a canary of the predictor brings its own transformer. Explanations cost a hundred times a prediction, so
-the explainer scales by itself.
+Predictor and transformer share a pod (KServe's collocation), or with ``serving.in_process`` even a process: encoded
+tensors never cross the network, both scale together, and a canary of the predictor brings its own transformer.
+Explanations cost a hundred times a prediction, so the explainer scales by itself.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from fasttrack.kubeflow import pods
 from fasttrack.kubeflow.images import image
 from fasttrack.kubeflow.pods import Object
 from fasttrack.kubeflow.scaling import Scaling, fewer, scaled
+from fasttrack.serving.flags import IN_PROCESS
 from fasttrack.usecase import UseCase
 
 API = "serving.kserve.io/v1beta1"
@@ -160,15 +161,27 @@ class _Servers:
         if self.name != self.usecase.name:
             # The runtime says the object's name; what comes later counts.
             model["args"].append(f"--model_name={self.usecase.name}")
-        found: Object = {"model": model, "containers": [self._transformer(version, digest)], **self._pod("predictor")}
+        found: Object = {"model": model, **self._pod("predictor")}
+        if self.usecase.serving.in_process:
+            self._with_transformer(model)
+        else:
+            found["containers"] = [self._transformer(version, digest)]
         if self.gpus:
             model["resources"] = {
                 "requests": {"cpu": "1", "memory": "4Gi", pods.GPU: "1"},
                 "limits": {"memory": "8Gi", pods.GPU: "1"},
             }
-            model["env"] = [pods.ON_GPU]
+            model["env"] = [*model.get("env", []), pods.ON_GPU]
             found["tolerations"] = pods.GPU_TOLERATIONS
         return found
+
+    def _with_transformer(self, model: Object) -> None:
+        """Let the runtime's container be a transformer that has the model itself; its arguments come last and count."""
+        path = f"{pods.USECASE_PATH}/{pods.USECASE_FILE}"
+        model["image"] = image(self.registry, "transformer")
+        model["args"] += [f"--usecase={path}", f"--predictor_protocol={IN_PROCESS}", "--grpc_port=8081"]
+        model["env"] = self._online_environment()
+        model["volumeMounts"] = _mounts(usecase=True)
 
     def explainer(self, version: int, digest: str, uri: str) -> Object:
         container = {

@@ -266,6 +266,7 @@ class Platform:
 
         Raises:
             NotFoundError: a path doesn't exist.
+            UseCaseError: the use-case file is malformed.
             UnavailableError: a server does not start; the former ones go on.
         """
         if self._publications is None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fasttrack import usecase as usecases
 from fasttrack.errors import NotFoundError, UnavailableError
 from fasttrack.local import servers
 from fasttrack.local.home import Home, State
@@ -40,7 +42,7 @@ class Publications:
 
     def publish(self, name: str, wanted: Published) -> dict[str, str]:
         """See `Platform.publish`."""
-        _check(wanted)
+        wanted = _checked(wanted)
         with self._mutex:
             self._retire_now()
             former = self._state.publications.get(name)
@@ -60,7 +62,7 @@ class Publications:
 
     def beside(self, name: str, wanted: Published) -> dict[str, str]:
         """See `Platform.beside`."""
-        _check(wanted)
+        wanted = _checked(wanted)
         with self._mutex:
             former = self._state.publications.get(name)
             if former is None:
@@ -68,7 +70,7 @@ class Publications:
             known = former.get("beside")
             if known is not None and _identity(known) == (str(wanted.package), wanted.version, wanted.digest):
                 running = {run.part.name for run in self._processes.runs() if run.state == "running"}
-                if set(_parts(name, known["slot"])) <= running:
+                if set(_parts(name, known["slot"], tuple(known.get("roles", servers.ROLES)))) <= running:
                     urls: dict[str, str] = known["urls"]
                     return urls
             self._retire_now()
@@ -112,7 +114,10 @@ class Publications:
 
     def _resume(self, name: str, kept: dict[str, Any]) -> None:
         # Homes of the first version know neither version nor digest.
-        wanted = Published(Path(kept["usecase"]), Path(kept["package"]), kept.get("version"), kept.get("digest", ""))
+        wanted = Published(
+            Path(kept["usecase"]), Path(kept["package"]), kept.get("version"), kept.get("digest", ""),
+            in_process="predictor" not in kept.get("roles", servers.ROLES),
+        )  # fmt: skip
         try:
             kept["urls"] = self._start(name, wanted, kept["slot"])
         except UnavailableError as error:
@@ -130,7 +135,7 @@ class Publications:
         parts = servers.model_servers(name, wanted, slot, self._ports)
         self._home.remember(self._state)
         together({part.name: partial(self._processes.start, part) for part in parts})
-        return servers.urls(name, slot, self._state.ports)
+        return servers.urls(name, wanted, slot, self._state.ports)
 
     def _later(self, name: str, slot: str) -> None:
         """Stop a slot's servers once the requests that are under way have ended."""
@@ -152,22 +157,26 @@ class Publications:
             self._processes.forget(part)
 
 
-def _check(wanted: Published) -> None:
+def _checked(wanted: Published) -> Published:
+    """What the use case says of its servers is part of what is published."""
     for path in (wanted.usecase, wanted.package):
         if not path.exists():
             raise NotFoundError(
                 "the path does not exist.", where=str(path), fix="Give the use-case file and the package."
             )
+    return replace(wanted, in_process=usecases.load(wanted.usecase).serving.in_process)
 
 
 def _kept(wanted: Published, slot: str, urls: dict[str, str]) -> dict[str, Any]:
     paths = {"usecase": str(wanted.usecase), "package": str(wanted.package)}
-    return {**paths, "version": wanted.version, "digest": wanted.digest, "slot": slot, "urls": urls}
+    known = {"version": wanted.version, "digest": wanted.digest, "slot": slot, "urls": urls}
+    return {**paths, **known, "roles": list(wanted.roles)}
 
 
 def _identity(kept: dict[str, Any]) -> tuple[Any, ...]:
     return kept["package"], kept["version"], kept["digest"]
 
 
-def _parts(name: str, slot: str) -> list[str]:
-    return [servers.part_name(name, role, slot) for role in servers.ROLES]
+def _parts(name: str, slot: str, roles: tuple[str, ...] = servers.ROLES) -> list[str]:
+    """The names of a slot's servers; of all that may be there by default."""
+    return [servers.part_name(name, role, slot) for role in roles]

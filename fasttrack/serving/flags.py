@@ -12,6 +12,8 @@ from fasttrack.errors import ConfigurationError
 #: The address to listen on; containers set it to 0.0.0.0.
 BIND_VARIABLE = "FASTTRACK_BIND"
 LOOPBACK = "127.0.0.1"
+#: The protocol between transformer and predictor that needs none.
+IN_PROCESS = "in-process"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def _parser(role: str) -> argparse.ArgumentParser:
     add("--threads", type=int, default=1, help="threads of one forward pass")
     add("--usecase", default="", help="the use-case file; needed to read online features by entity")
     add("--predictor_host", default="", help="host:port of the predictor (transformer only)")
-    add("--predictor_protocol", default="v2", choices=["v2", "grpc-v2"], help="how the predictor is called")
+    add("--predictor_protocol", default="v2", choices=["v2", "grpc-v2", IN_PROCESS],
+        help="how the predictor is called; in-process: the transformer loads the model itself")  # fmt: skip
     add("--predictor_request_timeout_seconds", type=float, default=5.0, help="where the caller sets no deadline")
     return parser
 
@@ -73,8 +76,16 @@ def parse(role: str, arguments: Sequence[str] | None = None) -> ServerOptions:
             f"--workers {found.workers} is not supported.",
             fix="Run more replicas: the SDK's extra workers lose the transformer's predictor address.",
         )
-    if role == "transformer" and not found.predictor_host:
-        raise ConfigurationError("--predictor_host is missing.", fix="Give the predictor's host:port.")
+    alone = found.predictor_protocol == IN_PROCESS
+    if role == "transformer" and not alone and not found.predictor_host:
+        raise ConfigurationError(
+            "--predictor_host is missing.", fix=f"Give the predictor's host:port, or --predictor_protocol {IN_PROCESS}."
+        )
+    if role == "transformer" and alone and found.predictor_host:
+        raise ConfigurationError(
+            f"--predictor_host {found.predictor_host} would never be asked.",
+            fix=f"Leave it out, or leave out --predictor_protocol {IN_PROCESS}.",
+        )
     values = vars(found)
     del values["workers"]
     return ServerOptions(role=role, predictor_timeout=values.pop("predictor_request_timeout_seconds"), **values)

@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from typing import Final
 
 import numpy as np
+import torch
 
 from fasttrack.errors import ConflictError, InvalidRequestError
 from fasttrack.models import Batch
-from fasttrack.models.inference import Prediction, Predictor
+from fasttrack.models.inference import Predictor
 from fasttrack.serving.flags import ServerOptions
+from fasttrack.serving.micro_batch import MicroBatcher
 from fasttrack.serving.model import ServedModel
 from fasttrack.serving.package import ServedPackage
 from fasttrack.serving.tensors import Array, InferenceCall, Tensor
 from fasttrack.serving.trace import current
 
-#: A forward pass of so many rows takes about a millisecond; handing it to a thread costs a tenth of that.
-_DIRECT_ROWS: Final = 256
+
+class Model:
+    """The loaded model of a verified package; belongs to one event loop.
+
+    Args:
+        package: the package.
+        threads: of one forward pass.
+    """
+
+    def __init__(self, package: ServedPackage, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._batcher = MicroBatcher(Predictor.from_files(package.files).predict)
+
+    async def predict(self, batch: Batch) -> dict[str, Array]:
+        """The outputs by name, float32 [B] each, of B encoded rows."""
+        found = await self._batcher.predict(batch)
+        return {
+            "probability": found.probability,
+            "value": found.value,
+            "lower": found.lower,
+            "upper": found.upper,
+        }
 
 
 class PredictorModel(ServedModel):
     """Serves the model of a verified package (see `ServedModel`)."""
 
-    def __init__(self, name: str, package: ServedPackage, max_batch: int) -> None:
-        super().__init__(name, package, max_batch)
-        self._predictor = Predictor.from_files(package.files)
+    def __init__(self, options: ServerOptions, package: ServedPackage) -> None:
+        super().__init__(options.model_name, package, options.max_batch)
+        self._model = Model(package, options.threads)
         self._cardinalities = np.array(package.encoder.cardinalities)
         self.ready = True
 
@@ -48,11 +68,7 @@ class PredictorModel(ServedModel):
             )
         batch = self._batch(self.package.signature.check(call, self.max_batch))
         current().check()
-        if len(batch) <= _DIRECT_ROWS:
-            prediction = self._predictor.predict(batch)
-        else:
-            prediction = await asyncio.to_thread(self._predictor.predict, batch)
-        return self.package.signature.choose(_outputs(prediction), call), {}
+        return self.package.signature.choose(await self._model.predict(batch), call), {}
 
     def _batch(self, arrays: Mapping[str, Array]) -> Batch:
         batch = Batch(arrays["numeric"], arrays["categorical"], arrays.get("sequence"), arrays.get("length"))
@@ -72,18 +88,6 @@ class PredictorModel(ServedModel):
         return batch
 
 
-def _outputs(prediction: Prediction) -> dict[str, Array]:
-    return {
-        "probability": np.asarray(prediction.probability, np.float32),
-        "value": np.asarray(prediction.value, np.float32),
-        "lower": np.asarray(prediction.lower, np.float32),
-        "upper": np.asarray(prediction.upper, np.float32),
-    }
-
-
 def build(options: ServerOptions, package: ServedPackage) -> PredictorModel:
     """The predictor of a verified package."""
-    import torch
-
-    torch.set_num_threads(options.threads)
-    return PredictorModel(options.model_name, package, options.max_batch)
+    return PredictorModel(options, package)

@@ -1,16 +1,18 @@
-"""The transformer: entity keys, events or raw features in, the predictor's outputs out. Loads no torch."""
+"""The transformer: entity keys, events or raw features in, the predictor's outputs out.
+
+Loads no torch, unless the predictor is to be in its own process.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from fasttrack.models import Batch
-from fasttrack.serving import upstream
 from fasttrack.serving.flags import ServerOptions
 from fasttrack.serving.model import ServedModel
 from fasttrack.serving.online import FeatureRows, Store, open_store
 from fasttrack.serving.package import ServedPackage
+from fasttrack.serving.predicting import Predicting, chosen
 from fasttrack.serving.rows import RawReader
 from fasttrack.serving.tensors import InferenceCall, Tensor
 from fasttrack.serving.trace import current
@@ -23,31 +25,29 @@ class TransformerModel(ServedModel):
 
     Args:
         options: the flags.
-        package: the same package that the predictor serves; the predictor refuses another.
+        package: the same package that the predictor serves.
         store: the online store.
+        predictor: who predicts the encoded rows.
     """
 
     nullable = True
 
-    def __init__(self, options: ServerOptions, package: ServedPackage, store: Store | None) -> None:
+    def __init__(
+        self, options: ServerOptions, package: ServedPackage, store: Store | None, predictor: Predicting
+    ) -> None:
         super().__init__(options.model_name, package, options.max_batch)
-        self._options = options
         self._reader = RawReader(package.signature, options.max_batch)
         self._rows = FeatureRows(package.encoder, store)
-        self._client: upstream.PredictorClient | None = None
+        self._predictor = predictor
 
     async def open(self) -> None:
         """Connect to the predictor, lazily: it may start later than we do."""
-        options = self._options
-        self._client = upstream.connect(
-            options.predictor_protocol, options.predictor_host, options.model_name, options.predictor_timeout
-        )
+        await self._predictor.open()
         self.ready = True
 
     async def close(self) -> None:
         """Close the connection."""
-        if self._client is not None:
-            await self._client.close()
+        await self._predictor.close()
 
     async def answer(self, call: InferenceCall) -> tuple[tuple[Tensor, ...], Mapping[str, str]]:
         """Predict.
@@ -58,19 +58,12 @@ class TransformerModel(ServedModel):
             UnavailableError: the store or the predictor doesn't answer.
             DeadlineError: not in time.
         """
-        if self._client is None:
-            raise RuntimeError("open() was not called")
         columns, as_of = await self._rows.columns(self._reader.tensors(call))
         batch = self._rows.encode(columns)
         current().check()
-        answer = await self._client.infer(self._tensors(batch), call.id, {"digest": self.package.digest})
-        outputs = {tensor.name: tensor.array for tensor in answer.outputs}
-        chosen = self.package.signature.choose(outputs, call)
-        return chosen, {**answer.parameters, **({"as_of": as_of} if as_of else {})}
-
-    def _tensors(self, batch: Batch) -> dict[str, Tensor]:
-        arrays = batch.tensors()
-        return {s.name: Tensor(s.name, s.datatype, arrays[s.name]) for s in self.package.signature.inputs}
+        outputs, parameters = await self._predictor.predict(batch, call.id)
+        wanted = self.package.signature.choose(outputs, call)
+        return wanted, {**parameters, **({"as_of": as_of} if as_of else {})}
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """What may be sent: the entity's keys, or instead of them any of the features, or (not shown) `rows.EVENT`."""
@@ -89,4 +82,4 @@ def build(options: ServerOptions, package: ServedPackage) -> TransformerModel:
     Raises:
         FastTrackError: the use case or its online store can't be used.
     """
-    return TransformerModel(options, package, open_store(options.usecase))
+    return TransformerModel(options, package, open_store(options.usecase), chosen(options, package))

@@ -123,7 +123,7 @@ def _served(home: Path, model: ModelVersion, path: Path) -> dict[str, str] | Non
     if any(known.get(name) != value for name, value in wanted.items()):
         return None
     running = {part.name for part in control.status(home) if part.state == "running"}
-    if not {f"{model.name}-{role}-{known['slot']}" for role in _ROLES} <= running:
+    if not {f"{model.name}-{role}-{known['slot']}" for role in known.get("roles", _ROLES)} <= running:
         return None
     urls: dict[str, str] = known["urls"]
     return urls

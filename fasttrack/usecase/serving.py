@@ -34,6 +34,10 @@ class Serving(Strict):
     """Serving options."""
 
     service_level: ServiceLevel = ServiceLevel()
+    in_process: bool = Field(
+        False, description="the model is in the transformer's process: less work and time a request, but both have the "
+        "same hardware; otherwise the predictor is a server of its own, beside the transformer",
+    )  # fmt: skip
     cache: Duration = Field(timedelta(minutes=5), description="how long an answer is cached; 0s turns it off")
     rate_limit: RateLimit = Field(RateLimit(), description="of each caller")
     tenant_quota: RateLimit | None = Field(None, description="of all callers of a tenant together")

@@ -249,7 +249,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     with ExitStack() as stack:
         platform = stack.enter_context(running_platform(["postgres", "redis"]))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        chain = stack.enter_context(running(platform, Path(folder), flights))
+        chain = stack.enter_context(running(platform, Path(folder), flights, options.in_process))
         wanted = options.only.split(",")
         asked = [way for way in ways(chain) if way.name == "floor" or any(part in way.name for part in wanted)]
         for way in asked:
@@ -273,6 +273,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each way, in turn")
     parser.add_argument("--connections", default="1,8,64", help="at a time")
     parser.add_argument("--only", default="predictor,hit,miss", help="ways, or parts of their names")
+    parser.add_argument("--in-process", action="store_true", help="the transformer has the model itself")
     parser.add_argument("--flights", type=int, help="keys in Redis; by default enough for all misses")
     found = run(parser.parse_args())
     print(table(found))

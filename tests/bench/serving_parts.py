@@ -140,8 +140,11 @@ def fill(case: UseCase, settings: Settings, count: int) -> list[str]:
 
 
 @contextmanager
-def running(platform: Platform, folder: Path, flights: int) -> Iterator[Chain]:
-    """Publish the model, fill Redis, start the floor, predictor, transformer and gateway; ended at the end."""
+def running(platform: Platform, folder: Path, flights: int, in_process: bool = False) -> Iterator[Chain]:
+    """Publish the model, fill Redis, start the floor, predictor, transformer and gateway; ended at the end.
+
+    With `in_process` the transformer has the model itself, and the predictor is only asked alone.
+    """
     settings, case = platform.settings(), usecase()
     # Not Settings' own file name for a use case: servers read it from where they are told.
     document = folder / "usecase.yaml"
@@ -155,7 +158,8 @@ def running(platform: Platform, folder: Path, flights: int) -> Iterator[Chain]:
         start = serving_processes.started
         predictor = stack.enter_context(start("predictor", path, environment, folder))
         serving_processes.wait_ready(predictor)
-        flags = ("--predictor_host", f"127.0.0.1:{predictor.http}", "--usecase", str(document))
+        alone, beside = ("--predictor_protocol", "in-process"), ("--predictor_host", f"127.0.0.1:{predictor.http}")
+        flags = ("--usecase", str(document), *(alone if in_process else beside))
         transformer = stack.enter_context(start("transformer", path, environment, folder, *flags))
         serving_processes.wait_ready(transformer)
         _deploy(settings, case, path, digest, transformer.url)
@@ -167,10 +171,11 @@ def running(platform: Platform, folder: Path, flights: int) -> Iterator[Chain]:
             "predictor": psutil.Process(predictor.process.pid),
             **_stores(),
         }
+        asked_alone = processes.pop("predictor") if in_process else processes["predictor"]
         servers = {
             "floor": bare,
-            "predictor": Server(predictor.http, {"predictor": processes["predictor"]}),
-            "predictor gRPC": Server(predictor.grpc, {"predictor": processes["predictor"]}),
+            "predictor": Server(predictor.http, {"predictor": asked_alone}),
+            "predictor gRPC": Server(predictor.grpc, {"predictor": asked_alone}),
             "chain": Server(gateway.port, processes),
         }
         token = issuer.token("flights-predictor", exp=int(time.time()) + 24 * 3600)

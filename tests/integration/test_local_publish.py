@@ -110,3 +110,29 @@ def test_a_package_that_was_swapped_is_refused_at_restart(home: Path, capfd: pyt
         # What can be published, is.
         urls = platform.publish("flights", serving_package.USECASE_FILE, elsewhere, version=2, digest=other.digest)
         assert who_answers(urls) == ("2", "2", other.digest)
+
+
+def test_with_the_model_in_the_transformer_there_is_no_predictor(home: Path, tmp_path: Path) -> None:
+    control.up(home, ["redis"])
+    built = made(home, 0)
+    place = package.write(built, home / "packages")
+    document = usecases.dump(usecases.load(serving_package.USECASE_FILE))
+    document["serving"]["in_process"] = True
+    alone = tmp_path / "usecase.yaml"
+    alone.write_text(usecases.canonical_text(usecases.UseCase.model_validate(document)))
+
+    urls = control.publish(home, "flights", alone, place, version=1, digest=built.digest)
+    assert urls["predictor_url"] == urls["transformer_url"]
+    assert who_answers(urls) == ("1", "1", built.digest)
+    control.down(home)
+    with Platform(home) as platform:
+        assert {name for name in states(platform) if name.startswith("flights-")} == {
+            "flights-transformer-a", "flights-explainer-a",
+        }  # fmt: skip
+        urls = platform._state.publications["flights"]["urls"]
+        assert who_answers(urls) == ("1", "1", built.digest)
+        # A use case that changed its mind gets a predictor again.
+        urls = platform.publish("flights", serving_package.USECASE_FILE, place, version=2, digest=built.digest)
+        assert urls["predictor_url"] != urls["transformer_url"]
+        assert states(platform)["flights-predictor-b"] == "running"
+        assert who_answers(urls) == ("2", "2", built.digest)

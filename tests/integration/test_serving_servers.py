@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class Chain:
     settings: dict[str, str]
     predictor: Running
     transformer: Running
+    whole: Running
     explainer: Running
     oracle: Predictor
     store: OnlineStore
@@ -64,14 +66,22 @@ def chain(tmp_path_factory):
         predictor = stack.enter_context(started("predictor", built.path, settings, folder, "--model_version", "7"))
         hop = ("--predictor_host", f"127.0.0.1:{predictor.http}")
         transformer = stack.enter_context(started("transformer", built.path, settings, folder, *usecase, *hop))
+        alone = ("--predictor_protocol", "in-process", "--model_version", "7")
+        whole = stack.enter_context(started("transformer", built.path, settings, folder, *usecase, *alone))
         explainer = stack.enter_context(started("explainer", built.path, settings, folder, *usecase))
         # While they start: what is read from the online store is read when it is asked for.
         serving_online.fill(built.usecase, online)
-        for server in (predictor, transformer, explainer):
+        for server in (predictor, transformer, whole, explainer):
             wait_ready(server)
         oracle = Predictor.from_files({path.name: path.read_bytes() for path in built.path.iterdir()})
         store = OnlineStore(built.usecase, online)
-        yield Chain(built, settings, predictor, transformer, explainer, oracle, store)
+        yield Chain(built, settings, predictor, transformer, whole, explainer, oracle, store)
+
+
+@pytest.fixture(params=["transformer", "whole"])
+def front(chain, request):
+    """The transformer with a predictor beside it, and the one that has the model itself."""
+    return getattr(chain, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -244,10 +254,10 @@ def test_kserve_grpc_client(chain, rows, raw):
     check(chain, rows, {output.name: output.as_numpy() for output in answer.outputs})
 
 
-def test_raw_features_with_missing_values_are_encoded_as_in_training(chain):
+def test_raw_features_with_missing_values_are_encoded_as_in_training(chain, front):
     batch = [made.raw_row(chain.built, index) for index in range(20, 28)]
     assert any(value is None for row in batch for value in row.values())
-    status, document, _ = chain.infer(chain.transformer, {"id": "r", "inputs": raw_inputs(batch)})
+    status, document, _ = chain.infer(front, {"id": "r", "inputs": raw_inputs(batch)})
     assert status == 200, document
     check(chain, batch, {output["name"]: output["data"] for output in document["outputs"]})
     assert document["parameters"]["model_version"] == "7"
@@ -267,10 +277,8 @@ def stored_row(chain):
     return {**plain, "recent_flights": [[None if v != v else v for v in event] for event in events]}
 
 
-def test_a_flight_is_predicted_by_its_key_from_online_features(chain):
-    status, document, _ = chain.infer(
-        chain.transformer, {"inputs": by_key(serving_online.FLIGHT, serving_online.FLIGHT)}
-    )
+def test_a_flight_is_predicted_by_its_key_from_online_features(chain, front):
+    status, document, _ = chain.infer(front, {"inputs": by_key(serving_online.FLIGHT, serving_online.FLIGHT)})
     assert status == 200, document
     row = stored_row(chain)
     assert row["aircraft_last_landing_arrival_delay"] == 20
@@ -298,11 +306,11 @@ def by_event(**changes):
     return [{"name": "event", "datatype": "BYTES", "shape": [1], "data": [json.dumps(event)]}]
 
 
-def test_a_flight_that_nobody_stored_is_predicted_and_explained_by_its_event(chain):
+def test_a_flight_that_nobody_stored_is_predicted_and_explained_by_its_event(chain, front):
     # The same flight under another name: what is known of its aircraft and airport is looked up all the same.
     event = {"flight_id": "ZZ-1", "event_id": None, "published_at": None}
-    stored = chain.infer(chain.transformer, {"inputs": by_key(serving_online.FLIGHT)})[1]
-    status, document, _ = chain.infer(chain.transformer, {"inputs": by_event(**event)})
+    stored = chain.infer(front, {"inputs": by_key(serving_online.FLIGHT)})[1]
+    status, document, _ = chain.infer(front, {"inputs": by_event(**event)})
     assert status == 200, document
     assert [output["data"] for output in document["outputs"]] == [output["data"] for output in stored["outputs"]]
     assert document["parameters"]["as_of"] == "2013-05-02T10:00:00Z"
@@ -323,9 +331,9 @@ def test_a_flight_that_nobody_stored_is_predicted_and_explained_by_its_event(cha
         ({"carrier": None}, "carrier"),
     ],
 )
-def test_an_event_that_breaks_its_contract_is_refused(chain, changes, told):
+def test_an_event_that_breaks_its_contract_is_refused(chain, front, changes, told):
     for status, document, _ in (
-        chain.infer(chain.transformer, {"inputs": by_event(**changes)}),
+        chain.infer(front, {"inputs": by_event(**changes)}),
         post(
             f"{chain.explainer.url}/v1/models/{NAME}:explain",
             {"instances": [{"event": {**serving_online.described(), **changes}}]},
@@ -335,9 +343,9 @@ def test_an_event_that_breaks_its_contract_is_refused(chain, changes, told):
         assert told in document["error"]
 
 
-def test_an_unknown_flight_is_not_found(chain):
+def test_an_unknown_flight_is_not_found(chain, front):
     for status, document, _ in (
-        chain.infer(chain.transformer, {"inputs": by_key(serving_online.FLIGHT, "ZZ-1")}),
+        chain.infer(front, {"inputs": by_key(serving_online.FLIGHT, "ZZ-1")}),
         post(f"{chain.explainer.url}/v1/models/{NAME}:explain", {"instances": [{"flight_id": "ZZ-1"}]}),
     ):
         assert status == 404
@@ -367,8 +375,8 @@ def changed(inputs, name, **entry):
         (lambda inputs: [{"name": "flight_id", "datatype": "FP32", "shape": [1], "data": [1]}], "BYTES"),
     ],
 )
-def test_raw_features_that_are_wrong_are_refused_with_400(chain, rows, change, told):
-    status, document, _ = chain.infer(chain.transformer, {"inputs": change(raw_inputs(rows))})
+def test_raw_features_that_are_wrong_are_refused_with_400(chain, front, rows, change, told):
+    status, document, _ = chain.infer(front, {"inputs": change(raw_inputs(rows))})
     assert status == 400
     assert told in document["error"]
 
@@ -515,6 +523,22 @@ def test_a_request_whose_deadline_has_passed_is_not_computed(chain, rows):
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+def test_requests_at_the_same_moment_get_their_own_answers(chain, front):
+    batch = [made.raw_row(chain.built, index) for index in range(48)]
+
+    def ask(row):
+        return chain.infer(front, {"inputs": raw_inputs([row])})
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, batch))
+    assert {status for status, *_ in answers} == {200}
+    found = {name: [] for name in OUTPUTS}
+    for _, document, _ in answers:
+        for output in document["outputs"]:
+            found[output["name"]] += output["data"]
+    check(chain, batch, found)
+
+
 def test_metrics_count_the_predictions(chain):
     text = subprocess.check_output(["curl", "-sf", f"{chain.predictor.url}/metrics"]).decode()
     (count,) = re.findall(rf'request_predict_seconds_count{{model_name="{NAME}"}} ([0-9.]+)', text)
@@ -538,6 +562,7 @@ def test_the_transformer_holds_no_torch(chain):
         return any("libtorch" in entry.path for entry in psutil.Process(server.process.pid).memory_maps())
 
     assert mapped(chain.predictor)
+    assert mapped(chain.whole)
     assert not mapped(chain.transformer)
 
 

@@ -235,7 +235,14 @@ def test_servers_listen_on_loopback_unless_told(monkeypatch):
     assert parse("predictor", flags).host == "0.0.0.0"
 
 
-@pytest.mark.parametrize(("role", "extra"), [("predictor", ["--workers", "2"]), ("transformer", [])])
+@pytest.mark.parametrize(
+    ("role", "extra"),
+    [
+        ("predictor", ["--workers", "2"]),
+        ("transformer", []),
+        ("transformer", ["--predictor_protocol", "in-process", "--predictor_host", "127.0.0.1:8080"]),
+    ],
+)
 def test_flags_that_can_not_work_are_refused(role, extra):
     with pytest.raises(ConfigurationError):
         parse(role, ["--model_name", "m", "--package", "p", *extra])
@@ -244,8 +251,9 @@ def test_flags_that_can_not_work_are_refused(role, extra):
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 
-def service():
+def service(*, in_process=False):
     usecase = load(ROOT / "examples/flights/usecase.yaml")
+    usecase = usecase.model_copy(update={"serving": usecase.serving.model_copy(update={"in_process": in_process})})
     uri = storage_uri(usecase, DIGEST)
     return inference_service(usecase, registry="", namespace="n", version=7, digest=DIGEST, storage_uri=uri)["spec"]
 
@@ -271,6 +279,21 @@ def test_the_compiled_servers_use_flags_that_there_are(role, container):
     needed = [e["value"] for e in container["env"] if e["name"] == "FASTTRACK_VERIFY_KEY"] + [options.usecase or "/tmp"]
     assert all(any(path.startswith(mount) for mount in mounts) for path in needed)
     assert container["securityContext"]["runAsNonRoot"] is True
+
+
+def test_in_one_process_the_runtimes_container_is_a_transformer_that_has_the_model():
+    predictor = service(in_process=True)["predictor"]
+    runtime = serving_runtime(registry="", namespace="n")["spec"]["containers"][0]
+    assert "containers" not in predictor
+    model = predictor["model"]
+    options = parse("transformer", [*runtime["args"], *model["args"]])
+    assert (options.predictor_protocol, options.predictor_host) == ("in-process", "")
+    assert (options.http_port, options.grpc_port) == (8080, 8081)
+    assert model["image"] == service()["predictor"]["containers"][0]["image"]
+    # What looks entities up has what the transformer's own container has.
+    beside = service()["predictor"]["containers"][0]
+    assert model["env"] == beside["env"]
+    assert model["volumeMounts"] == beside["volumeMounts"]
 
 
 def test_the_servers_of_one_pod_share_no_port_and_find_each_other():
