@@ -20,7 +20,10 @@ _MESSAGE: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """A model's answer for one row; `version` and `digest` are those of the server that answered."""
+    """A model's answer for one row; `version` and `digest` are those of the server that answered.
+
+    `unusual`: the features together are unlike the rows that the model was trained on.
+    """
 
     probability: float
     value: float
@@ -29,6 +32,7 @@ class Predicted:
     version: int
     digest: str
     as_of: str | None
+    unusual: bool = False
 
 
 async def infer(
@@ -54,6 +58,7 @@ async def infer(
             version=_version(said.get("model_version"), served.version),
             digest=str(said.get("digest", served.digest)),
             as_of=str(said["as_of"]) if said.get("as_of") else None,
+            unusual=bool(said.get("out_of_distribution")),
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _nonsense("transformer", error) from error

@@ -23,6 +23,11 @@ from api_gateway.validation import Question
 from fasttrack.errors import AuthorizationError, FastTrackError, InvalidRequestError
 from fasttrack.registry.records import PredictionRow
 
+_UNUSUAL = {
+    "code": "out_of_distribution",
+    "detail": "the features together are unlike the rows that the model was trained on",
+}
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -92,6 +97,8 @@ async def _answered(call: Call, asked: _Asked) -> tuple[dict[str, Any], Predicte
             await cancelled(explaining)
             explaining = _explaining(call, asked)
         warnings: list[dict[str, str]] = list(asked.question.warnings)
+        if predicted.unusual:
+            warnings.append(_UNUSUAL)
         explanation: dict[str, Any] | None = None
         if explaining is not None:
             try:

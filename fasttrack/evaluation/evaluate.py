@@ -10,11 +10,13 @@ from typing import Any
 import orjson
 
 from fasttrack.errors import NotFoundError
+from fasttrack.evaluation import novelty
 from fasttrack.evaluation.background import background
 from fasttrack.evaluation.baselines import group_mean, hist_gradient_boosting
 from fasttrack.evaluation.gate import Decision, decide
 from fasttrack.evaluation.metrics import Forecast, report
 from fasttrack.evaluation.signature import signature
+from fasttrack.models import Encoder
 from fasttrack.models.calibration import Conformal, Platt
 from fasttrack.models.inference import Predictor
 from fasttrack.progress import track
@@ -34,7 +36,8 @@ class Evaluation:
     Attributes:
         folder: now holds every file of the model package but lineage and manifest.
         metrics: the content of metrics.json: ``model`` and ``baselines`` (scores on the test split), ``slices`` and
-            ``baseline_slices`` (by column and value), ``rows`` (of each split), ``gate`` (the decision).
+            ``baseline_slices`` (by column and value), ``rows`` (of each split), ``novelty`` (the share of unusual test
+            rows), ``gate`` (the decision).
         decision: the gate's answer.
     """
 
@@ -79,6 +82,7 @@ def evaluate(usecase: UseCase, features_path: str | Path, model_dir: str | Path,
         }
         bar.advance()
         metrics = _report(usecase, splits, forecasts)
+        files["novelty.json"], metrics["novelty"] = _novelty(usecase, predictor.encoder, splits)
         decision = decide(usecase, metrics)
         metrics["gate"] = decision.to_json()
         bar.advance()
@@ -103,6 +107,7 @@ PACKAGE_FILES = (
     "background.parquet",
     "conformal.json",
     "metrics.json",
+    "novelty.json",
 )
 
 
@@ -153,6 +158,17 @@ def _report(usecase: UseCase, splits: Splits, forecasts: Mapping[str, Forecast])
         "baselines": {name: found[name]["overall"] for name in baselines},
         "baseline_slices": {name: found[name]["slices"] for name in baselines},
     }
+
+
+def _novelty(usecase: UseCase, encoder: Encoder, splits: Splits) -> tuple[bytes, dict[str, Any]]:
+    """The package's file, and how many of the test rows are unusual by it."""
+    train, held_out, test = (
+        encoder.encode(rows.columns, strict=False) for rows in (splits.train, splits.validate, splits.test)
+    )
+    found = novelty.fit(train, held_out)
+    level = usecase.serving.novelty_level
+    share = float((found.scores(test) > found.threshold(level)).mean())
+    return dump_json(found.to_json()), {"level": level, "held_out_rows": found.rows, "share_of_test_rows": share}
 
 
 def _features(usecase: UseCase, features_path: str | Path) -> dict[str, Any]:

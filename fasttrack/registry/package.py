@@ -1,8 +1,8 @@
 """Model packages: named by their content, signed, and never parsed before they are verified.
 
-A package is the eight files of `LIMITS`, or these and the two of `EXPLAINER`, with a ``MANIFEST`` (canonical JSON:
-every file's name, size and SHA-256) and a ``MANIFEST.sig`` (64 raw bytes: an Ed25519 signature over `DOMAIN` and the
-manifest). Its digest is the manifest's SHA-256, so the same files and key always give the same package.
+A package is the eight files of `LIMITS`, and perhaps those of `NOVELTY` and `EXPLAINER`, with a ``MANIFEST`` (canonical
+JSON: every file's name, size and SHA-256) and a ``MANIFEST.sig`` (64 raw bytes: an Ed25519 signature over `DOMAIN` and
+the manifest). Its digest is the manifest's SHA-256, so the same files and key always give the same package.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ LIMITS: Final[Mapping[str, int]] = {
 }
 #: Those of an amortized explainer: a package has both or neither.
 EXPLAINER: Final[Mapping[str, int]] = {"explainer.safetensors": 256 * _MIB, "explainer.json": 16 * _MIB}
+#: What unusual rows are told by; packages of before have none.
+NOVELTY: Final[Mapping[str, int]] = {"novelty.json": 16 * _MIB}
+_ALL: Final = {**LIMITS, **EXPLAINER, **NOVELTY}
 _MANIFEST_LIMIT: Final = 64 * 1024
 _SIGNATURE_SIZE: Final = 64
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
@@ -50,7 +53,7 @@ class Package:
     """A built or verified package.
 
     Attributes:
-        files: the content by name, `LIMITS` and perhaps `EXPLAINER`.
+        files: the content by name, `LIMITS` and perhaps `EXPLAINER` and `NOVELTY`.
         manifest: the bytes of ``MANIFEST``.
         signature: the bytes of ``MANIFEST.sig``.
         digest: ``sha256:<hex>`` of the manifest.
@@ -191,7 +194,8 @@ def _rows(manifest: bytes, path: str | Path) -> list[tuple[str, int, str]]:
         if document["format"] != FORMAT:
             raise ValueError(f"format {document['format']!r} is unknown; this version reads {FORMAT!r}")
         rows = [(str(row["name"]), int(row["size"]), str(row["sha256"])) for row in document["files"]]
-        if [name for name, _, _ in rows] not in (sorted(LIMITS), sorted({**LIMITS, **EXPLAINER})):
+        names = [name for name, _, _ in rows]
+        if names != sorted(_belonging(set(names))):
             raise ValueError("it does not list the files of a package")
         return rows
     except (KeyError, TypeError, ValueError) as error:
@@ -214,12 +218,18 @@ def _verified(source: folder.Folder, name: str, size: int, sha256: str) -> bytes
 
 
 def _limit(name: str) -> int:
-    return LIMITS[name] if name in LIMITS else EXPLAINER[name]
+    return _ALL[name]
+
+
+def _belonging(found: set[str]) -> set[str]:
+    """The names of a package that has some of these files: optional files come in whole groups."""
+    groups = [group.keys() for group in (EXPLAINER, NOVELTY) if found & group.keys()]
+    return set(LIMITS).union(*groups)
 
 
 def _check_names(found: set[str], where: str, listed: set[str] | None = None) -> None:
     if listed is None:
-        listed = {*LIMITS, *EXPLAINER} if found & EXPLAINER.keys() else set(LIMITS)
+        listed = _belonging(found)
     missing, unknown = sorted(listed - found), sorted(found - listed)
     if not missing and not unknown:
         return

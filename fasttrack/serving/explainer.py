@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, get_args
 
 import orjson
 
+from fasttrack import usecase as usecases
 from fasttrack.errors import DeadlineError, InvalidRequestError
 from fasttrack.explain.amortized import load
 from fasttrack.explain.batched_shap import BatchedShap
@@ -189,4 +190,5 @@ def build(options: ServerOptions, package: ServedPackage) -> ExplainerModel:
     import torch
 
     torch.set_num_threads(options.threads)
-    return ExplainerModel(options.model_name, package, open_store(options.usecase))
+    usecase = usecases.load(options.usecase) if options.usecase else None
+    return ExplainerModel(options.model_name, package, open_store(usecase))

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from fasttrack import usecase as usecases
 from fasttrack.errors import InvalidRequestError
 from fasttrack.ingest.rowcheck import Rejected, RowChecker
 from fasttrack.models import Batch, Encoder
@@ -123,17 +122,15 @@ def _oldest(rows: Sequence[Mapping[str, Any]]) -> str:
     return oldest.isoformat().replace("+00:00", "Z") if isinstance(oldest, datetime) else str(oldest)
 
 
-def open_store(path: str) -> Store | None:
-    """The online store of the use case in a file; ``None`` without a file.
+def open_store(usecase: UseCase | None) -> Store | None:
+    """The online store of a use case; ``None`` without one.
 
     Raises:
-        UseCaseError: the file is malformed.
         ConfigurationError: the store isn't configured.
     """
-    if not path:
+    if usecase is None:
         return None
     # Imported here: servers of raw features need no Redis.
     from fasttrack.features.online import OnlineStore
 
-    usecase = usecases.load(path)
     return CheckedStore(OnlineStore(usecase, Settings.from_environment()), usecase)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import orjson
 
 from fasttrack.errors import ConfigurationError, IntegrityError
 from fasttrack.models import Encoder
+from fasttrack.models.novelty import Novelty
 from fasttrack.registry import package
 from fasttrack.serving.signature import Signature
 
@@ -24,6 +26,7 @@ class ServedPackage:
         version: the registry's version, or the digest's first 12 hex digits when none was given.
         signature: what the model takes and gives.
         encoder: raw features to tensors.
+        novelty: what unusual rows are told by; None in a package of before.
     """
 
     files: Mapping[str, bytes]
@@ -31,6 +34,7 @@ class ServedPackage:
     version: str
     signature: Signature
     encoder: Encoder
+    novelty: Novelty | None
 
     @classmethod
     def open(
@@ -58,17 +62,28 @@ class ServedPackage:
                 fix="Set FASTTRACK_VERIFY_KEY to the PEM file of the key that packages are signed with.",
             ) from error
         found = package.load(path, key, digest)
-        try:
+        with _readable(f"{path}/config.json"):
             encoder = Encoder.from_json(orjson.loads(found.files["config.json"])["encoder"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise IntegrityError(
-                f"it can't be read ({error!r}).",
-                where=f"{path}/config.json",
-                fix="Publish the package again with this version of FastTrack.",
-            ) from error
+        with _readable(f"{path}/novelty.json"):
+            kept = found.files.get("novelty.json")
+            novelty = None if kept is None else Novelty.from_json(orjson.loads(kept))
         shown = version or found.digest.removeprefix("sha256:")[:12]
-        return cls(found.files, found.digest, shown, Signature.parse(found.files["signature.json"]), encoder)
+        signature = Signature.parse(found.files["signature.json"])
+        return cls(found.files, found.digest, shown, signature, encoder, novelty)
 
     def parameters(self) -> dict[str, str]:
         """What every response says about its origin."""
         return {"model_version": self.version, "digest": self.digest}
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """A file that was signed and yet isn't what this version writes."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(
+            f"it can't be read ({error!r}).",
+            where=where,
+            fix="Publish the package again with this version of FastTrack.",
+        ) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fasttrack import usecase as usecases
 from fasttrack.serving.flags import ServerOptions
 from fasttrack.serving.model import ServedModel
 from fasttrack.serving.online import FeatureRows, Store, open_store
@@ -16,6 +17,7 @@ from fasttrack.serving.predicting import Predicting, chosen
 from fasttrack.serving.rows import RawReader
 from fasttrack.serving.tensors import InferenceCall, Tensor
 from fasttrack.serving.trace import current
+from fasttrack.serving.unusual import UnusualRows
 
 _DATATYPES = {"numeric": "FP32", "category": "BYTES", "sequence": "FP32"}
 
@@ -28,17 +30,24 @@ class TransformerModel(ServedModel):
         package: the same package that the predictor serves.
         store: the online store.
         predictor: who predicts the encoded rows.
+        unusual: judges the encoded rows.
     """
 
     nullable = True
 
     def __init__(
-        self, options: ServerOptions, package: ServedPackage, store: Store | None, predictor: Predicting
+        self,
+        options: ServerOptions,
+        package: ServedPackage,
+        store: Store | None,
+        predictor: Predicting,
+        unusual: UnusualRows,
     ) -> None:
         super().__init__(options.model_name, package, options.max_batch)
         self._reader = RawReader(package.signature, options.max_batch)
         self._rows = FeatureRows(package.encoder, store)
         self._predictor = predictor
+        self._unusual = unusual
 
     async def open(self) -> None:
         """Connect to the predictor, lazily: it may start later than we do."""
@@ -53,17 +62,18 @@ class TransformerModel(ServedModel):
         """Predict.
 
         Raises:
-            InvalidRequestError: the request doesn't fit the signature.
+            InvalidRequestError: the request doesn't fit the signature, or has rows that the use case refuses.
             NotFoundError: an entity is unknown.
             UnavailableError: the store or the predictor doesn't answer.
             DeadlineError: not in time.
         """
         columns, as_of = await self._rows.columns(self._reader.tensors(call))
         batch = self._rows.encode(columns)
+        noted = self._unusual.judge(batch)
         current().check()
         outputs, parameters = await self._predictor.predict(batch, call.id)
         wanted = self.package.signature.choose(outputs, call)
-        return wanted, {**parameters, **({"as_of": as_of} if as_of else {})}
+        return wanted, {**parameters, **noted, **({"as_of": as_of} if as_of else {})}
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """What may be sent: the entity's keys, or instead of them any of the features, or (not shown) `rows.EVENT`."""
@@ -82,4 +92,6 @@ def build(options: ServerOptions, package: ServedPackage) -> TransformerModel:
     Raises:
         FastTrackError: the use case or its online store can't be used.
     """
-    return TransformerModel(options, package, open_store(options.usecase), chosen(options, package))
+    usecase = usecases.load(options.usecase) if options.usecase else None
+    unusual = UnusualRows(package, usecase)
+    return TransformerModel(options, package, open_store(usecase), chosen(options, package), unusual)

@@ -133,5 +133,5 @@ def _files(model: Path) -> dict[str, bytes]:
         raise NotFoundError(
             f"the model has no {', '.join(missing)}.", where=str(model), fix="Train and evaluate it again."
         )
-    names += [name for name in package.EXPLAINER if (model / name).is_file()]
+    names += [name for name in (*package.EXPLAINER, *package.NOVELTY) if (model / name).is_file()]
     return {name: (model / name).read_bytes() for name in names}

@@ -49,6 +49,10 @@ class Serving(Strict):
     out_of_range: Literal["flag", "refuse"] | None = Field(
         None, description="what is done with values outside the training range; default: as the gateway is set"
     )
+    out_of_distribution: Literal["ignore", "flag", "refuse"] = Field(
+        "flag", description="what is done with rows whose features together are unlike the training rows"
+    )
+    novelty_level: float = Field(0.001, gt=0, le=0.05, description="share of ordinary rows that may be taken for such")
     explanations: tuple[ExplanationMethod, ...] = Field(
         ("shap", "lime"),
         strict=False,

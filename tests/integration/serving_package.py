@@ -12,12 +12,14 @@ import safetensors.torch
 import torch
 
 from fasttrack import usecase as usecases
+from fasttrack.evaluation import novelty
 from fasttrack.evaluation.background import background
 from fasttrack.evaluation.signature import signature
 from fasttrack.models.architectures import build as build_network
 from fasttrack.models.calibration import Conformal, Platt
 from fasttrack.models.encoding import Encoder
 from fasttrack.models.layers import Sizes
+from fasttrack.models.novelty import Novelty
 from fasttrack.registry import keys, package
 from fasttrack.training.data import Rows
 from fasttrack.usecase import UseCase
@@ -90,10 +92,17 @@ def _trained(architecture: str, encoder: Encoder, rows: Rows, steps: int, seed: 
     return network.eval()
 
 
+def _novelty(encoder: Encoder, rows: Rows) -> Novelty:
+    """Every second row is held out, though the network has seen all of them."""
+    even = np.arange(len(rows)) % 2 == 0
+    train, held_out = (encoder.encode(rows.take(which).columns, strict=False) for which in (even, ~even))
+    return novelty.fit(train, held_out)
+
+
 def content(
     usecase: UseCase, rows: Rows, architecture: str = "mlp", steps: int = 60, seed: int = 0
 ) -> dict[str, bytes]:
-    """The eight files of a package."""
+    """The files of a package."""
     encoder = Encoder.fit(usecase.columns(), rows.columns, _REQUIRED)
     network = _trained(architecture, encoder, rows, steps, seed)
     config: dict[str, Any] = {
@@ -112,6 +121,7 @@ def content(
         "background.parquet": background(usecase.columns(), rows, 200, seed),
         "conformal.json": orjson.dumps(Conformal(0.9, 5.0, 100).to_json()),
         "metrics.json": b"{}",
+        "novelty.json": orjson.dumps(_novelty(encoder, rows).to_json()),
         "lineage.json": orjson.dumps({"seed": seed}),
     }
 
@@ -126,6 +136,13 @@ def build(folder: Path, architecture: str = "mlp", count: int = 600, steps: int 
     verify_key.write_bytes(public)
     made = package.build(content(usecase, rows, architecture, steps, seed), private)
     return Built(package.write(made, folder / "packages"), private, verify_key, usecase, rows, made.digest)
+
+
+def greatest(built: Built, name: str, value: Any) -> Any:
+    """The greatest value that a numeric column has; another column's value as it is."""
+    if not isinstance(value, float | int | None):
+        return value
+    return float(np.nanmax(built.rows.columns[name]))
 
 
 def raw_row(built: Built, index: int) -> dict[str, Any]:

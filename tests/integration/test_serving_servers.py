@@ -18,6 +18,7 @@ import grpc
 import numpy as np
 import pytest
 
+from fasttrack import usecase as usecases
 from fasttrack.features.online import OnlineStore
 from fasttrack.models.inference import Predictor
 from fasttrack.settings import Settings
@@ -66,8 +67,8 @@ def chain(tmp_path_factory):
         predictor = stack.enter_context(started("predictor", built.path, settings, folder, "--model_version", "7"))
         hop = ("--predictor_host", f"127.0.0.1:{predictor.http}")
         transformer = stack.enter_context(started("transformer", built.path, settings, folder, *usecase, *hop))
-        alone = ("--predictor_protocol", "in-process", "--model_version", "7")
-        whole = stack.enter_context(started("transformer", built.path, settings, folder, *usecase, *alone))
+        alone = ("--predictor_protocol", "in-process", "--model_version", "7", "--usecase", str(wary(built, folder)))
+        whole = stack.enter_context(started("transformer", built.path, settings, folder, *alone))
         explainer = stack.enter_context(started("explainer", built.path, settings, folder, *usecase))
         # While they start: what is read from the online store is read when it is asked for.
         serving_online.fill(built.usecase, online)
@@ -76,6 +77,15 @@ def chain(tmp_path_factory):
         oracle = Predictor.from_files({path.name: path.read_bytes() for path in built.path.iterdir()})
         store = OnlineStore(built.usecase, online)
         yield Chain(built, settings, predictor, transformer, whole, explainer, oracle, store)
+
+
+def wary(built, folder):
+    """The use case, taking one ordinary row of fifty for an unusual one: there are few held-out rows."""
+    document = usecases.dump(built.usecase)
+    document["serving"]["novelty_level"] = 0.02
+    path = folder / "usecase.yaml"
+    path.write_text(usecases.canonical_text(usecases.UseCase.model_validate(document)))
+    return path
 
 
 @pytest.fixture(params=["transformer", "whole"])
@@ -537,6 +547,16 @@ def test_requests_at_the_same_moment_get_their_own_answers(chain, front):
         for output in document["outputs"]:
             found[output["name"]] += output["data"]
     check(chain, batch, found)
+
+
+def test_rows_that_are_unlike_the_training_rows_are_told(chain):
+    ordinary = made.raw_row(chain.built, 3)
+    # Each value is one that occurs, but no row is at the end of everything.
+    at_the_end = {name: made.greatest(chain.built, name, value) for name, value in ordinary.items()}
+    document = chain.infer(chain.whole, {"inputs": raw_inputs([ordinary, at_the_end, ordinary])})[1]
+    assert document["parameters"]["out_of_distribution"] == "1"
+    document = chain.infer(chain.whole, {"inputs": raw_inputs([ordinary])})[1]
+    assert "out_of_distribution" not in document["parameters"]
 
 
 def test_metrics_count_the_predictions(chain):

@@ -113,6 +113,7 @@ class ModelServer:
     probability: float = 0.75
     version: int = 3
     digest: str = DIGEST
+    parameters: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     server: ThreadingHTTPServer | None = None
 
@@ -130,6 +131,7 @@ class ModelServer:
         outputs = {"probability": self.probability, "value": 21.5, "lower": -3.0, "upper": 60.0}
         tensors = [{"name": n, "datatype": "FP32", "shape": [1], "data": [v]} for n, v in outputs.items()]
         parameters = {"model_version": str(self.version), "digest": self.digest, "as_of": "2013-12-01T00:00:00Z"}
+        parameters |= self.parameters
         return json.dumps({"model_name": "flights", "outputs": tensors, "parameters": parameters}).encode()
 
 

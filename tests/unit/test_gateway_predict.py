@@ -78,6 +78,11 @@ def test_raw_features_become_tensors_and_odd_ones_are_flagged(running: Running, 
     assert "seats" not in sent
 
 
+def test_what_is_unlike_the_training_rows_is_told(running: Running, transformer: ModelServer) -> None:
+    transformer.parameters = {"out_of_distribution": "0"}
+    assert [warning["code"] for warning in running.predict().json()["warnings"]] == ["out_of_distribution"]
+
+
 def test_an_event_is_passed_on_as_it_is(running: Running, transformer: ModelServer, explainer: ModelServer) -> None:
     event = {"flight_id": "x", "origin": "JFK", "distance": 2475, "scheduled_departure": "2013-12-01T12:00:00Z"}
     answer = running.predict({"event": {**event, "seats": None}, "explain": True})
