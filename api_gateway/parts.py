@@ -25,6 +25,7 @@ from api_gateway.webhooks import Webhooks
 from fasttrack.registry.store import Registry
 from fasttrack.rollout.store import Rollouts
 from fasttrack.settings import Settings
+from fasttrack.tls import ClientTls
 
 
 @dataclass
@@ -84,7 +85,7 @@ class Parts:
             redis=redis,
             limiter=Limiter(redis, metrics),
             cache=AnswerCache(redis, metrics),
-            upstreams=Upstreams(options, metrics),
+            upstreams=Upstreams(options, metrics, ClientTls.from_settings(settings)),
             audit=AuditWriter(
                 writer, Spool(options.spool), metrics, limit=options.audit_rows, seconds=options.audit_seconds
             ),
