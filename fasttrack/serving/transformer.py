@@ -14,6 +14,8 @@ from fasttrack.serving.package import ServedPackage
 from fasttrack.serving.rows import RawReader
 from fasttrack.serving.tensors import InferenceCall, Tensor
 from fasttrack.serving.trace import current
+from fasttrack.settings import Settings
+from fasttrack.tls import ClientTls
 
 _DATATYPES = {"numeric": "FP32", "category": "BYTES", "sequence": "FP32"}
 
@@ -25,22 +27,26 @@ class TransformerModel(ServedModel):
         options: the flags.
         package: the same package that the predictor serves; the predictor refuses another.
         store: the online store.
+        tls: whom to trust as the predictor, and who we are to it; None: plain text.
     """
 
     nullable = True
 
-    def __init__(self, options: ServerOptions, package: ServedPackage, store: Store | None) -> None:
+    def __init__(
+        self, options: ServerOptions, package: ServedPackage, store: Store | None, tls: ClientTls | None = None
+    ) -> None:
         super().__init__(options.model_name, package, options.max_batch)
         self._options = options
         self._reader = RawReader(package.signature, options.max_batch)
         self._rows = FeatureRows(package.encoder, store)
+        self._tls = tls
         self._client: upstream.PredictorClient | None = None
 
     async def open(self) -> None:
         """Connect to the predictor, lazily: it may start later than we do."""
         options = self._options
         self._client = upstream.connect(
-            options.predictor_protocol, options.predictor_host, options.model_name, options.predictor_timeout
+            options.predictor_protocol, options.predictor_host, options.model_name, options.predictor_timeout, self._tls
         )
         self.ready = True
 
@@ -87,6 +93,7 @@ def build(options: ServerOptions, package: ServedPackage) -> TransformerModel:
     """The transformer of a verified package.
 
     Raises:
-        FastTrackError: the use case or its online store can't be used.
+        FastTrackError: the use case, its online store or the settings for TLS can't be used.
     """
-    return TransformerModel(options, package, open_store(options.usecase))
+    tls = ClientTls.from_settings(Settings.from_environment()) if options.predictor_use_ssl else None
+    return TransformerModel(options, package, open_store(options.usecase), tls)
