@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import uvicorn
 
@@ -16,9 +17,11 @@ from api_gateway.observability import log
 from api_gateway.options import GatewayOptions
 from api_gateway.protocol import deadline_protocol
 from api_gateway.server import Server
-from api_gateway.tls import tls_options
 from fasttrack.errors import FastTrackError
 from fasttrack.settings import Settings
+from fasttrack.tls import Files, Names, ServerTls
+
+_TLS_FLAGS: Final = Names("--tls-certificate", "--tls-key", "--tls-client-ca")
 
 
 class _JsonHandler(logging.Handler):
@@ -33,13 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m api_gateway", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on; 0 takes a free one")
-    parser.add_argument("--tls-certificate", help="PEM file; serve HTTPS")
-    parser.add_argument("--tls-key", help="PEM file, if the key does not stand in the certificate's")
-    parser.add_argument("--tls-client-ca", help="PEM file; callers must show a certificate that it signed")
+    parser.add_argument("--tls-certificate", default="", help="PEM file; serve HTTPS")
+    parser.add_argument("--tls-key", default="", help="PEM file, if the key does not stand in the certificate's")
+    parser.add_argument("--tls-client-ca", default="", help="PEM file; callers must show a certificate that it signed")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, handlers=[_JsonHandler()])
     try:
-        tls = tls_options(given.tls_certificate, given.tls_key, given.tls_client_ca)
+        # Before the port is opened: a mistake must not end in plain HTTP.
+        tls = ServerTls.of(Files(given.tls_certificate, given.tls_key, given.tls_client_ca, _TLS_FLAGS))
         options = GatewayOptions.from_environment()
         app = create_app(Settings.from_environment(), options)
     except FastTrackError as error:
@@ -63,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             timeout_keep_alive=int(options.keep_alive_seconds),
             timeout_graceful_shutdown=int(options.drain_seconds),
             backlog=2048,
-            **tls,
+            ssl_context_factory=(lambda *_: tls.listener()) if tls else None,
         ),
         app.parts,
         options.leave_seconds,

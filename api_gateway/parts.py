@@ -22,9 +22,11 @@ from api_gateway.spool import Spool
 from api_gateway.tokens import TokenVerifier
 from api_gateway.upstream import Upstreams
 from api_gateway.webhooks import Webhooks
+from fasttrack.redis_wire import secured
 from fasttrack.registry.store import Registry
 from fasttrack.rollout.store import Rollouts
 from fasttrack.settings import Settings
+from fasttrack.tls import ClientTls
 
 
 @dataclass
@@ -53,10 +55,10 @@ class Parts:
         """Make the parts; nothing is connected yet.
 
         Raises:
-            ConfigurationError: a setting that the gateway needs is missing or malformed.
+            ConfigurationError: a setting that the gateway needs is missing or malformed, or names a file of no use.
             StorageError: the spool folder can't be made.
         """
-        dsn = settings.require("postgres")
+        dsn, tls = settings.require("postgres"), ClientTls.from_settings(settings)
         metrics = Metrics()
         keys = KeyStore(
             settings.require("jwks"),
@@ -71,7 +73,7 @@ class Parts:
             skew=options.clock_skew_seconds,
             max_bytes=options.max_token_bytes,
         )
-        redis = RedisLink(settings.require("redis"), patience=options.redis_seconds)
+        redis = RedisLink(secured(settings.require("redis"), settings), patience=options.redis_seconds)
         # Separate pools: a long batch of audit rows must not keep the deployments from being read.
         rollouts = Rollouts(dsn, pool_size=2, patience=1.0)
         reader, writer = Registry(dsn, pool_size=1, patience=1.0), Registry(dsn, pool_size=1, patience=1.0)
@@ -84,7 +86,7 @@ class Parts:
             redis=redis,
             limiter=Limiter(redis, metrics),
             cache=AnswerCache(redis, metrics),
-            upstreams=Upstreams(options, metrics),
+            upstreams=Upstreams(options, metrics, tls),
             audit=AuditWriter(
                 writer, Spool(options.spool), metrics, limit=options.audit_rows, seconds=options.audit_seconds
             ),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from api_gateway.observability import log
 from fasttrack.errors import ConfigurationError, UnavailableError
-from fasttrack.redis_wire import Refusal, Wire, Word, connect, encoded
+from fasttrack.redis_wire import Refusal, Wire, Word, connect, encoded, trust
+from fasttrack.tls import reason
 
 _RETRY_SECONDS: Final = 0.5
 
@@ -20,6 +22,9 @@ class RedisLink:
     Args:
         url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://...`` or ``unix:///path?db=0``.
         patience: seconds for which a reply is waited; after that the connection counts as dead.
+
+    Raises:
+        ConfigurationError: the URL, or a file of its TLS, can't be used.
     """
 
     def __init__(self, url: str, *, patience: float) -> None:
@@ -30,6 +35,7 @@ class RedisLink:
                 fix="Set it to redis://host:port or unix:///path.",
             )
         self._url = url
+        self._tls = trust(url)
         self._patience = patience
         self._wire: Wire | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -93,8 +99,9 @@ class RedisLink:
     async def _connect(self) -> None:
         try:
             async with asyncio.timeout(max(1.0, self._patience)):
-                self._wire = await connect(self._url, self._patience)
+                self._wire = await connect(self._url, self._patience, self._tls)
         except (OSError, Refusal) as error:
-            log("warning", "Redis does not answer", reason=type(error).__name__)
+            said = reason(error) if isinstance(error, ssl.SSLError) else type(error).__name__
+            log("warning", "Redis does not answer", reason=said)
         else:
             log("info", "connected to Redis")

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from api_gateway.breaker import CircuitBreaker, RetryBudget
-from api_gateway.observability import Metrics, Trace
+from api_gateway.observability import Metrics, Trace, log
 from api_gateway.options import GatewayOptions
 from fasttrack.errors import ConfigurationError, DeadlineError, UnavailableError
-from fasttrack.http_link import BrokenLinkError, HttpLink, LinkError, Response
+from fasttrack.http_link import BrokenLinkError, HttpLink, LinkError, Response, TlsError
+from fasttrack.tls import ClientTls
 
 Part = Literal["transformer", "explainer"]
 Answer = Response
@@ -30,11 +31,17 @@ def overdue(part: str) -> DeadlineError:
 
 
 class Upstreams:
-    """The client of all model servers; one breaker and one retry budget for each base URL."""
+    """The client of all model servers; one breaker and one retry budget for each base URL.
 
-    def __init__(self, options: GatewayOptions, metrics: Metrics) -> None:
+    Args:
+        options, metrics: of the gateway.
+        tls: whom to trust as a model server and who we are to it; default: as of `HttpLink`.
+    """
+
+    def __init__(self, options: GatewayOptions, metrics: Metrics, tls: ClientTls | None = None) -> None:
         self._options = options
         self._metrics = metrics
+        self._tls = tls
         self._links: dict[str, HttpLink] = {}
         self._guards: dict[str, tuple[CircuitBreaker, RetryBudget]] = {}
 
@@ -84,7 +91,7 @@ class Upstreams:
             self._metrics.upstream.labels(part, "late" if late else "unreachable").inc()
             if late:
                 raise overdue(part) from error
-            raise UnavailableError(f"the {part} does not answer.", fix="Try again in a few seconds.") from error
+            raise _away(part, error) from error
         finally:
             self._metrics.upstream_seconds.labels(part).observe(time.monotonic() - started)
             if not settled:
@@ -142,11 +149,21 @@ class Upstreams:
                     idle_seconds=_IDLE_SECONDS,
                     connect_seconds=options.connect_seconds,
                     max_answer_bytes=options.max_answer_bytes,
+                    tls=self._tls,
                 )
             except ConfigurationError as error:
                 # The registry has a URL that nobody could ask: to the caller, a server that isn't there.
                 raise LinkError(str(error)) from error
         return link
+
+
+def _away(part: Part, error: OSError) -> UnavailableError:
+    if isinstance(error, TlsError):
+        # A missing explanation is only a warning in the answer: the log must say why.
+        log("error", f"the {part} is not trusted", reason=str(error))
+        fix = "Renew its certificate, or correct FASTTRACK_TLS_CA and the deployment's URL."
+        return UnavailableError(f"the connection to the {part} can't be trusted.", where=str(error), fix=fix)
+    return UnavailableError(f"the {part} does not answer.", where=str(error) or None, fix="Try again in a few seconds.")
 
 
 async def cancelled(task: asyncio.Task[object]) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from fasttrack.errors import ConfigurationError
+from fasttrack.tls import ClientTls, reason
 
 _MAX_HEADER_BYTES: Final = 65_536
 #: Larger bodies are written apart from the head instead of being copied behind it.
@@ -27,6 +28,10 @@ class LinkError(OSError):
 
 class BrokenLinkError(LinkError):
     """There was no connection, or it broke before the answer began; a TimeoutError is neither."""
+
+
+class TlsError(LinkError):
+    """There is no connection that can be trusted: a certificate isn't accepted, or the server speaks no TLS."""
 
 
 class AnswerError(LinkError):
@@ -50,13 +55,20 @@ class HttpLink:
         idle_seconds: a connection that was idle for longer is not used again; less than the server keeps it.
         connect_seconds: the most that connecting may take.
         max_answer_bytes: the largest body that is taken.
+        tls: for ``https``: whom to trust, and who we are; default: whom the system trusts, and nobody.
 
     Raises:
         ConfigurationError: the URL is not one of these.
     """
 
     def __init__(
-        self, base: str, *, idle_seconds: float, connect_seconds: float, max_answer_bytes: int = 64 * 2**20
+        self,
+        base: str,
+        *,
+        idle_seconds: float,
+        connect_seconds: float,
+        max_answer_bytes: int = 64 * 2**20,
+        tls: ClientTls | None = None,
     ) -> None:
         try:
             parts = urlsplit(base)
@@ -65,7 +77,7 @@ class HttpLink:
             raise _unusable(base) from error
         if parts.scheme not in ("http", "https") or not self._host or not _is_plain(base):
             raise _unusable(base)
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._tls = (tls or ClientTls()) if parts.scheme == "https" else None
         self._port = port or (443 if self._tls else 80)
         self._prefix = parts.path.rstrip("/")
         self._named = f"\r\nhost: {parts.netloc.rpartition('@')[2]}\r\n"
@@ -85,6 +97,7 @@ class HttpLink:
 
         Raises:
             BrokenLinkError: no connection, or it broke before the answer began.
+            TlsError: a connection, but none that can be trusted.
             AnswerError: the answer can't be used.
             TimeoutError: connecting or the answer took too long.
             ValueError: the path or a header has characters that HTTP has no place for.
@@ -132,13 +145,16 @@ class HttpLink:
 
     async def _connect(self, seconds: float) -> _Connection:
         loop = asyncio.get_running_loop()
+        context = self._tls.current().context if self._tls else None
         try:
             async with asyncio.timeout(seconds):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(loop, self._every, self._limit), self._host, self._port, ssl=self._tls
+                    lambda: _Connection(loop, self._every, self._limit), self._host, self._port, ssl=context
                 )
         except TimeoutError:
             raise
+        except ssl.SSLError as error:
+            raise _untrusted(error) from error
         except OSError as error:
             raise BrokenLinkError(f"no connection: {error.strerror or error}") from error
         return connection
@@ -156,6 +172,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Response] | None = None
         self._started = False
+        self._lost = "hung up."
         self._parser = httptools.HttpResponseParser(self)
         self._status = 0
         self._headers: dict[str, str] = {}
@@ -165,7 +182,7 @@ class _Connection(asyncio.Protocol):
     async def exchange(self, head: bytes, body: bytes, end: float) -> Response:
         """One request and its answer; `end` by the loop's clock."""
         if self._transport is None or self._transport.is_closing():
-            raise BrokenLinkError("hung up.")
+            raise BrokenLinkError(self._lost)
         self._waiter = self._loop.create_future()
         self._started = False
         timer = self._loop.call_at(end, self._expire)
@@ -199,6 +216,9 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do not derive from asyncio's, they only behave alike.
         self._transport = cast(asyncio.Transport, transport)
+        if transport.get_extra_info("sslcontext") is not None:
+            # With TLS 1.3 a server judges the client's certificate when the client's handshake is over.
+            self._lost = "hung up at once; a server that does not accept our certificate does so."
         self._every.add(self)
         self.reusable = True
 
@@ -208,6 +228,7 @@ class _Connection(asyncio.Protocol):
             self.abort()
             return
         self._started = True
+        self._lost = "hung up."
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -219,7 +240,7 @@ class _Connection(asyncio.Protocol):
         if self._until_end():
             self._answered()
         kind = AnswerError if self._started else BrokenLinkError
-        self._fail(kind("hung up."))
+        self._fail(_untrusted(exc) if isinstance(exc, ssl.SSLError) else kind(self._lost))
 
     def _until_end(self) -> bool:
         """Whether the answer, having no length, ends where the connection does."""
@@ -268,6 +289,12 @@ class _Connection(asyncio.Protocol):
 
 def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text
+
+
+def _untrusted(error: ssl.SSLError) -> TlsError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return TlsError(f"its certificate is not accepted: {reason(error)}.")
+    return TlsError(f"no TLS with it: {reason(error)}.")
 
 
 def _unusable(base: str) -> ConfigurationError:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
-from typing import Any, cast
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from typing import Any, Final, cast
+from urllib.parse import SplitResult, parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
 import hiredis
 
+from fasttrack.settings import Settings
+from fasttrack.tls import ClientTls, Files, Names
+
 Word = bytes | str | int | float
+#: The options of redis-py that name the files.
+_OPTIONS: Final = Names("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
 
 
 class Refusal(Exception):
@@ -27,15 +31,42 @@ def bulk(value: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(value), value)
 
 
-async def connect(url: str, patience: float) -> Wire:
+def secured(url: str, settings: Settings) -> str:
+    """The URL with the files of ``FASTTRACK_TLS_*`` as options, if it is one of TLS and names no files itself."""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    named = {_OPTIONS.certificate, _OPTIONS.key, _OPTIONS.ca}
+    if parts.scheme != "rediss" or named & dict(options).keys():
+        return url
+    files = Files(settings.tls_certificate, settings.tls_key, settings.tls_ca, _OPTIONS).given()
+    return parts._replace(query=urlencode([*options, *files.items()])).geturl()
+
+
+def trust(url: str) -> ClientTls | None:
+    """Whom a connection to the URL trusts, and who it is; None without TLS.
+
+    Raises:
+        ConfigurationError: a file that an option of it names can't be used.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return None
+    options = dict(parse_qsl(parts.query))
+    certificate, key, ca = (options.get(name, "") for name in (_OPTIONS.certificate, _OPTIONS.key, _OPTIONS.ca))
+    return ClientTls(Files(certificate, key, ca, _OPTIONS))
+
+
+async def connect(url: str, patience: float, tls: ClientTls | None = None) -> Wire:
     """A connection on which the server has answered.
 
     Args:
         url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://...`` or ``unix:///path?db=0``.
         patience: seconds for which a reply is waited.
+        tls: what `trust` says of the URL.
 
     Raises:
-        OSError: nobody answers; a TimeoutError, where the reply did not come in time.
+        OSError: nobody answers, or (an SSLError) nobody who is trusted; a TimeoutError, where the reply did not come in
+            time.
         Refusal: the account or the database is not accepted.
     """
     loop, parts = asyncio.get_running_loop(), urlsplit(url)
@@ -46,7 +77,8 @@ async def connect(url: str, patience: float) -> Wire:
     if parts.scheme == "unix":
         _, wire = await loop.create_unix_connection(made, unquote(parts.path))
     else:
-        secure = ssl.create_default_context() if parts.scheme == "rediss" else None
+        tls = tls or trust(url)
+        secure = tls.current().context if tls else None
         _, wire = await loop.create_connection(made, parts.hostname or "localhost", parts.port or 6379, ssl=secure)
     try:
         for command in _greeting(parts):

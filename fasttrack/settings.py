@@ -43,6 +43,9 @@ class Settings:
         issuer: the expected ``iss`` of tokens.
         audience: the expected ``aud`` of tokens.
         gateway: base URL of the API gateway.
+        tls_ca: certificates (PEM) of whom to trust as a model server or Redis, by TLS; empty: whom the system trusts.
+        tls_certificate: this client's certificate (PEM) for them.
+        tls_key: its private key (PEM), if it doesn't stand in the certificate's file.
     """
 
     kafka: str = ""
@@ -66,6 +69,9 @@ class Settings:
     issuer: str = ""
     audience: str = "fasttrack"
     gateway: str = ""
+    tls_ca: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:

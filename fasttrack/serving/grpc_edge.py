@@ -15,6 +15,7 @@ from fasttrack.serving.model import ServedModel
 from fasttrack.serving.request_log import log_request
 from fasttrack.serving.rest import problem
 from fasttrack.serving.trace import RequestContext, enter
+from fasttrack.tls import Loaded, ServerTls
 
 _STATUS: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -81,7 +82,13 @@ class Statuses(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         return grpc.unary_unary_rpc_method_handler(wrapped, handler.request_deserializer, handler.response_serializer)
 
 
-def build(servicer: Servicer, register: Callable[[Any, Any], None], address: str, max_message: int) -> Any:
+def build(
+    servicer: Servicer,
+    register: Callable[[Any, Any], None],
+    address: str,
+    max_message: int,
+    tls: ServerTls | None = None,
+) -> Any:
     """A gRPC server bound to `address`, not yet started.
 
     Args:
@@ -89,6 +96,7 @@ def build(servicer: Servicer, register: Callable[[Any, Any], None], address: str
         register: the generated function that adds it to a server.
         address: ``host:port``.
         max_message: most bytes of a message, both ways.
+        tls: None: plain text.
 
     Raises:
         ConfigurationError: if the address can't be bound.
@@ -102,12 +110,31 @@ def build(servicer: Servicer, register: Callable[[Any, Any], None], address: str
     server = grpc.aio.server(interceptors=(Statuses(),), options=options)
     register(servicer, server)
     try:
-        bound = server.add_insecure_port(address)
+        bound = server.add_secure_port(address, _credentials(tls)) if tls else server.add_insecure_port(address)
     except RuntimeError as error:
         raise _taken(address) from error
     if bound == 0:
         raise _taken(address)
     return server
+
+
+def _credentials(tls: ServerTls) -> Any:
+    """Asked for each new connection, so that it uses the files as they stand then."""
+    given = tls.current()
+
+    def renewed() -> Any:
+        nonlocal given
+        loaded = tls.current()
+        if loaded is given:
+            return None  # no change
+        given = loaded
+        return _configuration(loaded)
+
+    return grpc.dynamic_ssl_server_credentials(_configuration(given), renewed, tls.demands)
+
+
+def _configuration(loaded: Loaded) -> Any:
+    return grpc.ssl_server_certificate_configuration([(loaded.key, loaded.certificate)], loaded.ca)
 
 
 def _taken(address: str) -> ConfigurationError:

@@ -10,6 +10,8 @@ from fasttrack.serving.flags import IN_PROCESS, ServerOptions
 from fasttrack.serving.package import ServedPackage
 from fasttrack.serving.tensors import Array, Tensor
 from fasttrack.serving.upstream import PredictorClient, connect
+from fasttrack.settings import Settings
+from fasttrack.tls import ClientTls
 
 
 class Predicting(Protocol):
@@ -31,17 +33,21 @@ class Remote:
     Args:
         options: say where it is.
         package: the same package that it serves; it refuses another.
+
+    Raises:
+        ConfigurationError: it speaks TLS, and the settings for that can't be used.
     """
 
     def __init__(self, options: ServerOptions, package: ServedPackage) -> None:
         self._options, self._package = options, package
+        self._tls = ClientTls.from_settings(Settings.from_environment()) if options.predictor_use_ssl else None
         self._client: PredictorClient | None = None
 
     async def open(self) -> None:
         """See `Predicting`."""
         options = self._options
         self._client = connect(
-            options.predictor_protocol, options.predictor_host, options.model_name, options.predictor_timeout
+            options.predictor_protocol, options.predictor_host, options.model_name, options.predictor_timeout, self._tls
         )
 
     async def predict(self, batch: Batch, identity: str) -> tuple[Mapping[str, Array], Mapping[str, str]]:

@@ -25,6 +25,7 @@ from fasttrack.serving import grpc_edge
 from fasttrack.serving.flags import ServerOptions
 from fasttrack.serving.model import ServedModel
 from fasttrack.serving.rest import Edge, handle
+from fasttrack.tls import ServerTls
 
 _LOG: Final = logging.getLogger("fasttrack.serving")
 _HANDLED: Final = (FastTrackError, InvalidInput, InferenceError, ModelNotFound, ModelNotReady, NotImplementedError)
@@ -79,12 +80,14 @@ class Server(ModelServer):  # type: ignore[misc]  # the SDK has no types
     Args:
         options: the flags.
         model: the model; while it isn't ``ready``, readiness and inference answer 503.
+        tls: for both; None: plain text.
     """
 
-    def __init__(self, options: ServerOptions, model: ServedModel) -> None:
+    def __init__(self, options: ServerOptions, model: ServedModel, tls: ServerTls | None = None) -> None:
         super().__init__(http_port=options.http_port, grpc_port=options.grpc_port, workers=1)
         self._options = options
         self._model = model
+        self._tls = tls
         self.dataplane = _DataPlane(self.registered_models, model)
         self.model_repository_extension = _FrozenRepository(self.registered_models)
         self.register_model(model)
@@ -111,12 +114,13 @@ class Server(ModelServer):  # type: ignore[misc]  # the SDK has no types
             await calls.start()
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         _LOG.info(
-            "%s serves %s on %s:%d, gRPC %d",
+            "%s serves %s on %s:%d, gRPC %d%s",
             options.role,
             self._model.name,
             options.host,
             options.http_port,
             options.grpc_port,
+            ", by TLS" if self._tls else "",
         )
         await asyncio.wait([serving, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
         http.should_exit = True
@@ -136,6 +140,8 @@ class Server(ModelServer):  # type: ignore[misc]  # the SDK has no types
         rest.create_application()
         rest.config.app = Edge(self._model, app, self._options.max_body)
         rest.config.http = "httptools"
+        if (tls := self._tls) is not None:
+            rest.config.ssl_context_factory = lambda *_: tls.listener()
         server = rest._server
         # The loop's own handlers stop REST and gRPC together; uvicorn's would raise the signal again at the end.
         server.capture_signals = contextlib.nullcontext
@@ -143,7 +149,8 @@ class Server(ModelServer):  # type: ignore[misc]  # the SDK has no types
 
     def _grpc_server_on(self, address: str) -> Any:
         servicer = grpc_edge.Servicer(self._model, self.dataplane, self.model_repository_extension)
-        return grpc_edge.build(servicer, add_GRPCInferenceServiceServicer_to_server, address, self._options.max_body)
+        register, limit = add_GRPCInferenceServiceServicer_to_server, self._options.max_body
+        return grpc_edge.build(servicer, register, address, limit, self._tls)
 
 
 def _loop_factory() -> Any:

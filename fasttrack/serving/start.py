@@ -11,6 +11,7 @@ from fasttrack.serving import request_log
 from fasttrack.serving.flags import parse
 from fasttrack.serving.package import ServedPackage
 from fasttrack.settings import Settings
+from fasttrack.tls import ServerTls
 
 ROLES = ("predictor", "transformer", "explainer")
 
@@ -27,6 +28,7 @@ def main(role: str, arguments: Sequence[str] | None = None) -> int:
     """
     try:
         options = parse(role, arguments)
+        tls = ServerTls.of(options.tls)
         request_log.configure(f"{options.model_name}-{role}")
         key = Settings.from_environment().require("verify_key")
         package = ServedPackage.open(options.package, key, options.model_version, options.digest or None)
@@ -35,7 +37,7 @@ def main(role: str, arguments: Sequence[str] | None = None) -> int:
         from fasttrack.serving.server import Server
 
         model = importlib.import_module(f"fasttrack.serving.{role}").build(options, package)
-        Server(options, model).serve()
+        Server(options, model, tls).serve()
     except FastTrackError as error:
         print(f"{role}: {error.title}: {error}", file=sys.stderr, flush=True)
         return error.exit_code

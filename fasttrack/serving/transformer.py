@@ -90,7 +90,7 @@ def build(options: ServerOptions, package: ServedPackage) -> TransformerModel:
     """The transformer of a verified package.
 
     Raises:
-        FastTrackError: the use case or its online store can't be used.
+        FastTrackError: the use case, its online store or the settings for TLS can't be used.
     """
     usecase = usecases.load(options.usecase) if options.usecase else None
     unusual = UnusualRows(package, usecase)

@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from tests.loopback import HOST
+
 _DAY = datetime.timedelta(days=1)
 
 
@@ -43,13 +45,16 @@ class Authority:
         self.ca = folder / "ca.crt"
         self.ca.write_bytes(certificate.public_bytes(Encoding.PEM))
 
-    def issue(self, name: str, *, expired: bool = False) -> Pair:
-        """The pair of the user `name` (its common name), good for this machine's loopback address as a server."""
+    def issue(self, name: str, *, expired: bool = False, host: str = HOST) -> Pair:
+        """The pair of the user `name` (its common name), good for `host` (an address) as a server.
+
+        Issued again, it is written over the one before.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         made = _certificate(subject, self._name, key, now - 2 * _DAY, now - _DAY if expired else now + _DAY)
-        address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+        address = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
         certificate = made.add_extension(address, False).sign(self._key, hashes.SHA256())
         stem = f"{name}-expired" if expired else name
         pair = Pair(self._folder / f"{stem}.crt", self._folder / f"{stem}.key")

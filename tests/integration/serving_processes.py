@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -24,16 +25,21 @@ NAME = "flights"
 
 @dataclass
 class Running:
-    """A server process and where it answers."""
+    """A server process and where it answers.
+
+    Attributes:
+        trusted: for HTTPS: whom its callers trust, and who they are.
+    """
 
     process: subprocess.Popen[bytes]
     http: int
     grpc: int
     log: Path
+    trusted: ssl.SSLContext | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.http}"
+        return f"http{'s' if self.trusted else ''}://127.0.0.1:{self.http}"
 
     def lines(self) -> list[dict[str, Any]]:
         """The JSON lines of its log."""
@@ -52,7 +58,14 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def started(role: str, package: Path, settings: Mapping[str, str], folder: Path, *flags: str) -> Iterator[Running]:
+def started(
+    role: str,
+    package: Path,
+    settings: Mapping[str, str],
+    folder: Path,
+    *flags: str,
+    trusted: ssl.SSLContext | None = None,
+) -> Iterator[Running]:
     """Start a server through its container entry point; it may not be ready yet."""
     http, grpc = free_ports(2)
     argv = [sys.executable, str(ROOT / f"kserve/{role}/main.py"), "--model_name", NAME, "--package", str(package)]
@@ -61,7 +74,7 @@ def started(role: str, package: Path, settings: Mapping[str, str], folder: Path,
     with log.open("wb") as out:
         process = subprocess.Popen(argv, env=environment(settings), stdout=out, stderr=subprocess.STDOUT)
     try:
-        yield Running(process, http, grpc, log)
+        yield Running(process, http, grpc, log, trusted)
     finally:
         if process.poll() is None:
             process.kill()
@@ -78,7 +91,8 @@ def wait_ready(server: Running, seconds: float = 120) -> None:
     while time.monotonic() < end:
         assert server.process.poll() is None, server.log.read_text()
         try:
-            with urllib.request.urlopen(f"{server.url}/v2/models/{NAME}/ready", timeout=5) as response:
+            url = f"{server.url}/v2/models/{NAME}/ready"
+            with urllib.request.urlopen(url, timeout=5, context=server.trusted) as response:
                 if response.status == 200:
                     return
         except (urllib.error.URLError, ConnectionError, TimeoutError):

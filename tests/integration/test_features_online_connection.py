@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import select
 import signal
-import socket
 import ssl
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -29,6 +25,7 @@ from fasttrack.settings import Settings
 from tests.features_histories import random_histories, shop, write_lake
 from tests.features_reference import minutes
 from tests.integration.gateway_redis import RedisServer, redis_server
+from tests.integration.tls_relay import tls_to
 from tests.loopback import HOST
 
 SHOP = shop()
@@ -68,7 +65,9 @@ def test_the_account_of_the_url_writes_and_reads(settings: Settings, redis: Redi
 
 def test_tls_with_a_private_authority(settings: Settings, redis: RedisServer, tmp_path: Path) -> None:
     certificate = self_signed(tmp_path)
-    with tls_to(redis.port, certificate) as port:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with tls_to(redis.port, context) as port:
         url = f"rediss://{HOST}:{port}/1"
         trusting = Settings(lake=settings.lake, redis=f"{url}?ssl_ca_certs={quote(str(certificate))}")
         materialize(SHOP, trusting, as_of=minutes(300))
@@ -151,42 +150,3 @@ def self_signed(folder: Path) -> Path:
     path = folder / "tls.pem"
     path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
     return path
-
-
-@contextmanager
-def tls_to(target: int, certificate: Path) -> Iterator[int]:
-    """A TLS port in front of a plain one."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    with socket.create_server((HOST, 0)) as listener:
-        threading.Thread(target=accept, args=(listener, context, target), daemon=True).start()
-        try:
-            yield int(listener.getsockname()[1])
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-
-
-def accept(listener: socket.socket, context: ssl.SSLContext, target: int) -> None:
-    with suppress(OSError):
-        while True:
-            near, _ = listener.accept()
-            threading.Thread(target=carry, args=(near, context, target), daemon=True).start()
-
-
-def carry(near: socket.socket, context: ssl.SSLContext, target: int) -> None:
-    """Hand bytes on, both ways in one thread: OpenSSL's connections are not for two."""
-    # A client that doesn't trust the certificate hangs up during the greeting, which is an OSError here.
-    with (
-        suppress(OSError),
-        near,
-        socket.create_connection((HOST, target)) as plain,
-        context.wrap_socket(near, server_side=True) as secure,
-    ):
-        while True:
-            ready = [secure] if secure.pending() else select.select([secure, plain], [], [])[0]
-            for source, sink in ((secure, plain), (plain, secure)):
-                if source in ready:
-                    data = source.recv(65536)
-                    if not data:
-                        return
-                    sink.sendall(data)

@@ -25,7 +25,7 @@ from fasttrack.local.platform import Platform
 from fasttrack.registry.store import Registry
 from tests.integration.gateway_processes import process, run, settings_for
 from tests.loopback import HOST
-from tests.unit.gateway_harness import TestIssuer
+from tests.unit.gateway_harness import TestIssuer, until
 
 
 @dataclass
@@ -97,6 +97,15 @@ def test_callers_must_show_a_certificate_where_that_is_asked(
             with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
                 it.ask("GET", "/livez")
             unknown.load_cert_chain(ours.certificate, ours.key)
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart(
+    platform: Platform, dsn: str, registry: Registry, tmp_path: Path
+) -> None:
+    issuer, ours = TestIssuer(tmp_path), identity(tmp_path, "ours")
+    with process(settings_for(platform, dsn, issuer), tmp_path, issuer, *ours.flags(), trusted=ours.trusted()) as it:
+        it.trusted = identity(tmp_path, "ours").trusted()
+        until(lambda: it.ready() == "ready")
 
 
 def test_wrong_files_are_named_in_one_line(tmp_path: Path) -> None:

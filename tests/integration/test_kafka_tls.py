@@ -139,7 +139,7 @@ def hooked(case: UseCase, settings: Settings, tmp_path: Path) -> None:
     with gateway(
         tmp_path, list, usecases=str(file.parent), webhook_seconds=20.0, kafka=settings.kafka,
         schema_registry=settings.schema_registry,
-        kafka_security={name: value for name, value in vars(settings).items() if name.startswith("kafka_")},
+        security={name: value for name, value in vars(settings).items() if name.startswith("kafka_")},
     ) as running:  # fmt: skip
         sender = Sender(running.port, f"/v1/usecases/{case.name}/webhooks/hook")
         for number in range(5):

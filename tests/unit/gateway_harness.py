@@ -289,12 +289,15 @@ def gateway(
     sink: MemorySink | None = None,
     kafka: str = "",
     schema_registry: str = "",
-    kafka_security: Mapping[str, str] | None = None,
+    security: Mapping[str, str] | None = None,
     exchange: Exchange = lambda _, __: (),
     rollouts: Rollouts | None = None,
     **options: Any,
 ) -> Iterator[Running]:
-    """Run a gateway over these deployments; without `redis` it works as if Redis were down."""
+    """Run a gateway over these deployments; without `redis` it works as if Redis were down.
+
+    `security` are settings that name certificates; `options` those of the gateway.
+    """
     issuer, sink = issuer or TestIssuer(folder), sink or MemorySink()
     dsn = f"postgresql://nobody@{NOWHERE}/none"
     settings = Settings(
@@ -305,7 +308,7 @@ def gateway(
         jwks=str(issuer.path),
         issuer=ISSUER,
         audience=AUDIENCE,
-        **(kafka_security or {}),
+        **(security or {}),
     )
     chosen = GatewayOptions(**{"spool": folder / "spool", "audit_seconds": 0.02, "poll_seconds": 0.2, **options})
     built = Parts.build(settings, chosen)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from fasttrack.errors import ConfigurationError, UnavailableError
 from fasttrack.features.plan import PREDICTION_TIME, EntityPlan, entity_plans, field_definitions, table_schema
+from fasttrack.redis_wire import secured
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 
@@ -123,7 +124,7 @@ def feature_store(usecase: UseCase, settings: Settings, registry: Path) -> Featu
         registry={"registry_type": "file", "path": str(registry), "cache_ttl_seconds": 0},
         online_store={
             "type": "redis",
-            "connection_string": connection_string(settings.require("redis")),
+            "connection_string": connection_string(secured(settings.require("redis"), settings)),
             # Without this, Feast drops a second write for the same moment, and so the events that came late.
             "skip_dedup": True,
             # Garbage goes after a while; what is stale is refused long before.

@@ -16,7 +16,7 @@ from fasttrack.errors import ConfigurationError, IntegrityError
 from fasttrack.features.online.definitions import View, connection_string, redis_errors
 from fasttrack.features.online.layout import KeyLayout, Value, decode, field_name
 from fasttrack.features.online.link import Link, plain
-from fasttrack.redis_wire import bulk
+from fasttrack.redis_wire import bulk, secured, trust
 from fasttrack.settings import Settings
 
 #: Seconds to wait for a connection, and for an answer; the Redis URL may give others. A caller waits for both.
@@ -42,7 +42,7 @@ class Reader:
     def __init__(self, settings: Settings, project: str, views: Sequence[View]) -> None:
         self._settings = settings
         self._tables = {view.name: _Table(project, view) for view in views}
-        url = settings.require("redis")
+        url = secured(settings.require("redis"), settings)
         self._client = _client(url)
         #: TLS and options of redis-py are left to it, in threads.
         self._link = Link(url, PATIENCE) if plain(url) else None
@@ -141,6 +141,7 @@ def _rows(
 
 def _client(url: str) -> Redis:
     connection_string(url)  # what the writing side can't use is refused here too
+    trust(url)  # redis-py would say so at the first lookup
     # A connection that broke is tried once more, on a new one; whoever lets us wait isn't asked twice.
     retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
     try:
