@@ -17,7 +17,8 @@ from fasttrack.evaluation.signature import signature
 from fasttrack.models.architectures import build as build_network
 from fasttrack.models.calibration import Conformal, Platt
 from fasttrack.models.encoding import Encoder
-from fasttrack.models.layers import Sizes
+from fasttrack.models.int8 import quantized
+from fasttrack.models.layers import Network, Sizes
 from fasttrack.registry import keys, package
 from fasttrack.training.data import Rows
 from fasttrack.usecase import UseCase
@@ -72,7 +73,7 @@ def _label(columns: dict[str, np.ndarray], random: np.random.Generator) -> np.nd
     return (label - 10 + random.normal(0, 30, len(label))).astype(np.float32)
 
 
-def _trained(architecture: str, encoder: Encoder, rows: Rows, steps: int, seed: int) -> torch.nn.Module:
+def _trained(architecture: str, encoder: Encoder, rows: Rows, steps: int, seed: int) -> Network:
     torch.manual_seed(seed)
     network = build_network(architecture, {}, Sizes.of(encoder))
     batch = encoder.encode(rows.columns)
@@ -91,9 +92,9 @@ def _trained(architecture: str, encoder: Encoder, rows: Rows, steps: int, seed: 
 
 
 def content(
-    usecase: UseCase, rows: Rows, architecture: str = "mlp", steps: int = 60, seed: int = 0
+    usecase: UseCase, rows: Rows, architecture: str = "mlp", steps: int = 60, seed: int = 0, quantization: str = ""
 ) -> dict[str, bytes]:
-    """The eight files of a package."""
+    """The eight files of a package; `quantization` may be int8."""
     encoder = Encoder.fit(usecase.columns(), rows.columns, _REQUIRED)
     network = _trained(architecture, encoder, rows, steps, seed)
     config: dict[str, Any] = {
@@ -104,8 +105,12 @@ def content(
         "regression": {"center": 10.0, "scale": 20.0},
         "calibration": Platt().to_json(),
     }
+    state = network.state_dict()
+    if quantization:
+        config["quantization"] = quantization
+        state = quantized(state, network)
     return {
-        "model.safetensors": safetensors.torch.save(network.state_dict()),
+        "model.safetensors": safetensors.torch.save(state),
         "config.json": orjson.dumps(config),
         "signature.json": orjson.dumps(signature(usecase, encoder, rows), option=orjson.OPT_SERIALIZE_NUMPY),
         "features.json": orjson.dumps(usecases.dump(usecase)["features"]),
@@ -116,7 +121,9 @@ def content(
     }
 
 
-def build(folder: Path, architecture: str = "mlp", count: int = 600, steps: int = 60, seed: int = 0) -> Built:
+def build(
+    folder: Path, architecture: str = "mlp", count: int = 600, steps: int = 60, seed: int = 0, quantization: str = ""
+) -> Built:
     """Train, sign and write a package under `folder`."""
     usecase = usecases.load(USECASE_FILE)
     rows = synthetic_rows(usecase, count, seed)
@@ -124,7 +131,7 @@ def build(folder: Path, architecture: str = "mlp", count: int = 600, steps: int 
     folder.mkdir(parents=True, exist_ok=True)
     verify_key = folder / "verify.pem"
     verify_key.write_bytes(public)
-    made = package.build(content(usecase, rows, architecture, steps, seed), private)
+    made = package.build(content(usecase, rows, architecture, steps, seed, quantization), private)
     return Built(package.write(made, folder / "packages"), private, verify_key, usecase, rows, made.digest)
 
 
