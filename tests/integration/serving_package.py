@@ -73,9 +73,11 @@ def _label(columns: dict[str, np.ndarray], random: np.random.Generator) -> np.nd
     return (label - 10 + random.normal(0, 30, len(label))).astype(np.float32)
 
 
-def _trained(architecture: str, encoder: Encoder, rows: Rows, steps: int, seed: int) -> Network:
+def _trained(
+    architecture: str, parameters: dict[str, Any], encoder: Encoder, rows: Rows, steps: int, seed: int
+) -> Network:
     torch.manual_seed(seed)
-    network = build_network(architecture, {}, Sizes.of(encoder))
+    network = build_network(architecture, parameters, Sizes.of(encoder))
     batch = encoder.encode(rows.columns)
     network.fit_inputs(batch.numeric)
     inputs = [torch.from_numpy(array) for array in batch.tensors().values()]
@@ -92,14 +94,20 @@ def _trained(architecture: str, encoder: Encoder, rows: Rows, steps: int, seed: 
 
 
 def content(
-    usecase: UseCase, rows: Rows, architecture: str = "mlp", steps: int = 60, seed: int = 0, quantization: str = ""
+    usecase: UseCase,
+    rows: Rows,
+    architecture: str = "mlp",
+    steps: int = 60,
+    seed: int = 0,
+    quantization: str = "",
+    parameters: dict[str, Any] | None = None,
 ) -> dict[str, bytes]:
     """The eight files of a package; `quantization` may be int8."""
     encoder = Encoder.fit(usecase.columns(), rows.columns, _REQUIRED)
-    network = _trained(architecture, encoder, rows, steps, seed)
+    network = _trained(architecture, parameters or {}, encoder, rows, steps, seed)
     config: dict[str, Any] = {
         "architecture": architecture,
-        "parameters": {},
+        "parameters": parameters or {},
         "heads": ["classification", "regression"],
         "encoder": encoder.to_json(),
         "regression": {"center": 10.0, "scale": 20.0},
