@@ -24,10 +24,12 @@ from fasttrack.explain.amortized_fit import fit, prepared
 from fasttrack.explain.shap_values import ShapExplainer
 from fasttrack.models.inference import Predictor
 from fasttrack.models.int8 import computes_integers
+from fasttrack.settings import Settings
+from fasttrack.steps.evaluate import evaluate as step
 from fasttrack.training.data import load_splits
 from fasttrack.usecase import UseCase
 from fasttrack.usecase.serving import Variant
-from tests.unit.learning_table import usecase, write
+from tests.unit.learning_table import USECASE, usecase, write
 from tests.unit.test_evaluation_evaluate import fitted
 
 GENEROUS = 0.5
@@ -249,3 +251,27 @@ def test_the_outcome_is_one_line() -> None:
 def test_a_variant_that_says_nothing_or_too_much_is_refused(variant: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         asking(**variant)
+
+
+def test_the_step_judges_again_when_another_variant_is_asked_for(
+    features: Path,
+    fit_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = Settings(runs=str(tmp_path / "runs"), lake=str(tmp_path / "lake"), packages=str(tmp_path / "packages"))
+    for name, value in settings.to_environment().items():
+        monkeypatch.setenv(name, value)
+    texts = [USECASE, f"{USECASE}serving: {{variant: {{quantization: int8, tolerance: 0.5}}}}\n"]
+    folders = [
+        Path(step(text, "one", str(features), str(fit_folder), number).path)
+        for number, text in enumerate([*texts, texts[1]], start=1)
+    ]
+    assert folders[0] != folders[1] == folders[2]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Variant (int8): packaged")]
+    assert len(said) == 1
+    quantizations = [json.loads((folder / "config.json").read_bytes()).get("quantization") for folder in folders]
+    assert quantizations == [None, "int8", "int8"]
+    # What was fitted stays as it was.
+    assert "variant_of" not in json.loads((fit_folder / "config.json").read_bytes())
