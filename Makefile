@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test faults test-unit cluster-test lint format lock lock-torch-cpu images node-test bench bench-drain \
-        bench-features bench-explain bench-serving golden clean
+        bench-features bench-explain bench-variants bench-serving golden clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -97,6 +97,9 @@ bench-features: $(READY) ## Seconds and memory of the feature job, milliseconds 
 
 bench-explain: $(READY) ## Milliseconds and errors of SHAP, amortized and LIME beside shap's own; ARGS="--table FOLDER"
 	$(BIN)/python tests/bench/bench_explain.py $(ARGS)
+
+bench-variants: $(READY) ## Processor time and bytes of int8 and pruned networks beside the full one
+	$(BIN)/python tests/bench/bench_variants.py $(ARGS)
 
 bench-serving: $(READY) ## Processor time of a request, against a bare server of the same network
 	$(BIN)/python tests/bench/bench_serving.py $(ARGS)

@@ -81,6 +81,7 @@ def build(
             "accepted": judged[1]["decision"] == "accepted",
             "round": round_number,
             "reasons": judged[1]["reasons"],
+            "variant": judged[1].get("variant", ""),
         },
         "model": {
             "architecture": tuned["architecture"],

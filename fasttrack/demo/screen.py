@@ -54,7 +54,8 @@ def _gate(report: dict[str, Any]) -> Text:
     gate = report["gate"]
     word = "accepted" if gate["accepted"] else "refused"
     line = f"\ngate: {word} in round {gate['round']}; model {report['usecase']} version {report['model']['version']}, "
-    return Text(line + str(report["model"]["digest"])[:19], style="bold green" if gate["accepted"] else "bold red")
+    line += str(report["model"]["digest"])[:19] + (f"\n{gate['variant']}" if gate["variant"] else "")
+    return Text(line, style="bold green" if gate["accepted"] else "bold red")
 
 
 def _prediction(report: dict[str, Any]) -> Group:

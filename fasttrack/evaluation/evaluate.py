@@ -9,17 +9,19 @@ from typing import Any
 
 import orjson
 
-from fasttrack.errors import NotFoundError
+from fasttrack.errors import IntegrityError, NotFoundError
 from fasttrack.evaluation import novelty
 from fasttrack.evaluation.background import background
 from fasttrack.evaluation.baselines import group_mean, hist_gradient_boosting
+from fasttrack.evaluation.compression import compressed, work
 from fasttrack.evaluation.gate import Decision, decide
-from fasttrack.evaluation.metrics import Forecast, report
+from fasttrack.evaluation.metrics import Forecast, Scores, report, score
 from fasttrack.evaluation.signature import signature
-from fasttrack.models import Encoder
+from fasttrack.evaluation.variant import Standing, choose, outcome
 from fasttrack.models.calibration import Conformal, Platt
+from fasttrack.models.encoding import Encoder
 from fasttrack.models.inference import Predictor
-from fasttrack.progress import track
+from fasttrack.progress import note, track
 from fasttrack.training.data import Rows, Splits, load_splits
 from fasttrack.training.files import dump_json, write_file
 from fasttrack.usecase import UseCase, dump
@@ -37,7 +39,8 @@ class Evaluation:
         folder: now holds every file of the model package but lineage and manifest.
         metrics: the content of metrics.json: ``model`` and ``baselines`` (scores on the test split), ``slices`` and
             ``baseline_slices`` (by column and value), ``rows`` (of each split), ``novelty`` (the share of unusual test
-            rows), ``gate`` (the decision).
+            rows), ``gate`` (the decision), and ``variant`` where the use case asks for one (see
+            `fasttrack.evaluation.variant.choose`).
         decision: the gate's answer.
     """
 
@@ -49,8 +52,9 @@ class Evaluation:
 def evaluate(usecase: UseCase, features_path: str | Path, model_dir: str | Path, *, sample: float = 1.0) -> Evaluation:
     """Calibrate, measure, compare, decide; write the package's files into `model_dir`.
 
-    Probabilities and intervals are calibrated on the validation split alone; the test split is only reported on. The
-    same inputs give the same bytes.
+    Probabilities and intervals are calibrated on the validation split alone; the test split is only reported on. A
+    variant that the use case asks for is judged in the same way, and takes the model's place where it is good enough.
+    The same inputs give the same bytes.
 
     Args:
         usecase: the use case.
@@ -66,36 +70,74 @@ def evaluate(usecase: UseCase, features_path: str | Path, model_dir: str | Path,
     """
     folder = Path(model_dir)
     files = _read_fit(folder)
-    with track("Evaluating", total=5, unit="parts") as bar:
-        splits = load_splits(usecase, features_path, sample, usecase.training.seed)
-        predictor = Predictor.uncalibrated(files)
-        bar.advance()
-        calibration, conformal = _calibrate(usecase, predictor, splits.validate)
-        files["config.json"] = _with_calibration(files["config.json"], calibration)
-        files["conformal.json"] = dump_json(conformal.to_json())
-        forecast = _forecast(Predictor.from_files(files), splits.test)
-        bar.advance()
-        forecasts = {
-            _MODEL: forecast,
+    variant = usecase.serving.variant
+    splits = load_splits(usecase, features_path, sample, usecase.training.seed)
+    parts = 4 if variant is None else 5 + work(usecase, len(splits.train))
+    with track("Evaluating", total=parts, unit="parts") as bar:
+        encoder = Predictor.uncalibrated(files).encoder
+        baselines = {
             "group_mean": group_mean(usecase, splits.train, splits.test),
-            "hist_gradient_boosting": hist_gradient_boosting(usecase, predictor.encoder, splits.train, splits.test),
+            "hist_gradient_boosting": hist_gradient_boosting(usecase, encoder, splits.train, splits.test),
         }
         bar.advance()
-        metrics = _report(usecase, splits, forecasts)
-        files["novelty.json"], metrics["novelty"] = _novelty(usecase, predictor.encoder, splits)
-        decision = decide(usecase, metrics)
-        metrics["gate"] = decision.to_json()
+        packaged = _judge(usecase, files, splits, baselines)
         bar.advance()
-        files["metrics.json"] = dump_json(metrics)
-        files["signature.json"] = dump_json(signature(usecase, predictor.encoder, splits.train))
-        files["features.json"] = dump_json(_features(usecase, features_path))
-        files["background.parquet"] = background(
-            usecase.columns(), splits.train, BACKGROUND_ROWS, usecase.training.seed
-        )
-        for name in sorted(set(files) - {"model.safetensors"}):
-            write_file(folder / name, files[name])
+        section = None
+        if variant is not None:
+            smaller = _judge(usecase, compressed(usecase, variant, files, splits.train, bar.advance), splits, baselines)
+            section = choose(usecase, variant, packaged.standing(), smaller.standing())
+            if section["packaged"]:
+                _keep_full(folder, files)
+                packaged = smaller
+            bar.advance()
+        metrics = {**packaged.metrics, "gate": packaged.decision.to_json()}
+        if section is not None:
+            metrics["variant"] = section
+        found = {**packaged.files, **_described(usecase, features_path, encoder, splits)}
+        found["novelty.json"], metrics["novelty"] = _novelty(usecase, encoder, splits)
+        found["metrics.json"] = dump_json(metrics)
         bar.advance()
-    return Evaluation(folder, metrics, decision)
+        # The configuration says whose weights come next; see _read_fit.
+        for name in sorted(found):
+            write_file(folder / name, found[name])
+        bar.advance()
+    if section is not None:
+        note(outcome(metrics))
+    return Evaluation(folder, metrics, packaged.decision)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A calibrated model and what was found of it."""
+
+    files: dict[str, bytes]
+    validate: Scores
+    metrics: dict[str, Any]
+    decision: Decision
+
+    def standing(self) -> Standing:
+        return Standing(self.validate, self.metrics["model"], self.decision, len(self.files["model.safetensors"]))
+
+
+def _judge(usecase: UseCase, fitted: Mapping[str, bytes], splits: Splits, baselines: Mapping[str, Forecast]) -> _Judged:
+    """Calibrate on the validation split what a fit or a compression left, and report on the test split."""
+    files = dict(fitted)
+    calibration, conformal = _calibrate(usecase, Predictor.uncalibrated(files), splits.validate)
+    files["config.json"] = _with_calibration(files["config.json"], calibration)
+    files["conformal.json"] = dump_json(conformal.to_json())
+    predictor = Predictor.from_files(files)
+    metrics = _report(usecase, splits, {_MODEL: _forecast(predictor, splits.test), **baselines})
+    validate = score(splits.validate.positive, splits.validate.label, _forecast(predictor, splits.validate))
+    return _Judged(files, validate, metrics, decide(usecase, metrics))
+
+
+def _described(usecase: UseCase, features_path: str | Path, encoder: Encoder, splits: Splits) -> dict[str, bytes]:
+    """The files that are alike for a full model and its variant."""
+    return {
+        "signature.json": dump_json(signature(usecase, encoder, splits.train)),
+        "features.json": dump_json(_features(usecase, features_path)),
+        "background.parquet": background(usecase.columns(), splits.train, BACKGROUND_ROWS, usecase.training.seed),
+    }
 
 
 #: What a model package takes from the folder; lineage, manifest and signature are the registry's.
@@ -124,12 +166,32 @@ def package_files(model_dir: str | Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in PACKAGE_FILES}
 
 
+_FITTED = ("model.safetensors", "config.json")
+#: Where the full model's files lie when a variant of it has taken their place.
+_FULL = "full"
+
+
 def _read_fit(folder: Path) -> dict[str, bytes]:
-    names = ("model.safetensors", "config.json")
-    absent = [name for name in names if not (folder / name).is_file()]
+    config = folder / "config.json"
+    if config.is_file() and "variant_of" in _document(config):
+        folder = folder / _FULL
+    absent = [name for name in _FITTED if not (folder / name).is_file()]
     if absent:
         raise NotFoundError(f"there is no {absent[0]}.", where=str(folder), fix="Run the train step first.")
-    return {name: (folder / name).read_bytes() for name in names}
+    return {name: (folder / name).read_bytes() for name in _FITTED}
+
+
+def _document(config: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = orjson.loads(config.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise IntegrityError(f"not JSON: {error}.", where=str(config), fix="Run the train step again.") from error
+    return found
+
+
+def _keep_full(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name in _FITTED:
+        write_file(folder / _FULL / name, files[name])
 
 
 def _calibrate(usecase: UseCase, predictor: Predictor, rows: Rows) -> tuple[Platt, Conformal]:

@@ -99,7 +99,8 @@ class BatchedShap:
     def _explained(self, row: Floats, check: Check) -> tuple[float, Floats]:
         with torch.no_grad():
             shown = self.model.shares(row[None])[0]
-            prediction = float(self.model.probability((shown.sum(dim=0) + self.model.bias)[None])[0])
+            # Not the sum of the shares: this is what the model answers, to the last bit.
+            prediction = float(self.model.probability(self.model.sums(self.model.inputs(row[None])))[0])
         parts = []
         for start in range(0, len(self._points), self._step):
             check()

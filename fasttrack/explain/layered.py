@@ -65,6 +65,7 @@ class LayeredModel:
         first = body[0]
         assert isinstance(first, nn.Linear)
         self._rest = nn.Sequential(*body[1:])
+        self._first = first
         self._weights = first.weight.detach().T.contiguous()
         self._bias = first.bias.detach()
         owner = torch.from_numpy(self._owner(predictor, first.in_features))
@@ -95,12 +96,13 @@ class LayeredModel:
         """(B, W) what the first layer reads, of encoded rows (B, D)."""
         given = [torch.from_numpy(values) for values in self.encoded.unflatten(rows).tensors().values()]
         with torch.no_grad():
-            found: Tensor = self._network.tabular(*given[:2])
-            return torch.cat([found, self._network.summarize(*given[2:])], dim=1) if given[2:] else found
+            return self._network.inputs(*given)
 
     def sums(self, inputs: Tensor) -> Tensor:
         """(B, H), see `AdditiveModel`."""
-        return torch.addmm(self._bias, inputs, self._weights)
+        # The layer itself: where what follows rounds to integers, the last bit of a sum can decide.
+        found: Tensor = self._first(inputs)
+        return found
 
     def along(self, inputs: Tensor, slopes: Tensor) -> Tensor:
         """(B, F), see `AdditiveModel`."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from fasttrack.errors import ConfigurationError
 from fasttrack.explain.arrays import Booleans, Floats, Integers
+from fasttrack.explain.batched_shap import closed
 from fasttrack.explain.masking import FeatureSpace, stratified_background
 from fasttrack.explain.results import Explanation, ranked
 
@@ -123,4 +124,6 @@ class ShapExplainer:
         check()
         base, contributions = self.contributions(row)
         prediction = float(self._probabilities(row[None])[0])
+        # What rounds to integers may answer a row among others differently in the fourth digit.
+        contributions = closed(contributions, prediction - base)
         return Explanation("permutation", base, prediction, ranked(self.space.names, values, contributions))

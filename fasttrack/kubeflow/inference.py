@@ -71,14 +71,16 @@ def inference_service(
         version: the registry's version, shown in every answer.
         digest: the package's digest; the servers refuse any other.
         storage_uri: the package, ``pvc://CLAIM/PATH`` or an object store's.
-        gpus: run the predictor on a GPU.
+        gpus: run the predictor on a GPU; not where the use case asks for int8, which CPUs compute.
         scaling: how far pods may scale.
         canary: another version beside it.
         stopped: make the object without starting pods.
         name: of the object, where it isn't the use case's: a challenger beside the version that is served.
     """
     scaling = scaling or Scaling()
-    made = _Servers(usecase, registry, gpus, name or usecase.name)
+    variant = usecase.serving.variant
+    on_gpu = gpus and (variant is None or variant.quantization is None)
+    made = _Servers(usecase, registry, on_gpu, name or usecase.name)
     annotations = {
         "serving.kserve.io/deploymentMode": "Standard",
         "serving.kserve.io/autoscalerClass": scaling.autoscaler,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,12 @@ from fasttrack.errors import ConfigurationError, IntegrityError
 from fasttrack.models.architectures import build
 from fasttrack.models.batch import Array, Batch
 from fasttrack.models.calibration import Conformal, Platt
-from fasttrack.models.device import device
+from fasttrack.models.device import VARIABLE, device
 from fasttrack.models.encoding import Encoder
+from fasttrack.models.int8 import INT8, computes_integers, load_quantized
 from fasttrack.models.layers import Network, Sizes
 
+_LOG = logging.getLogger(__name__)
 # Large enough to fill the cores, small enough for the activations to stay in the cache.
 _CHUNK = 4096
 # Fewer rows are predicted sooner by one core than a GPU is started for them (H100: 0.8 ms for any number up to 256).
@@ -65,9 +68,17 @@ class Predictor:
         self.calibration = calibration
         self.conformal = conformal
         self._network = network.eval().requires_grad_(False)
-        chosen = device()
-        self._on_gpu = None if chosen.type == "cpu" else (chosen, copy.deepcopy(self._network).to(chosen))
+        self._on_gpu = self._copy(device())
         self._center, self._scale = scale
+
+    def _copy(self, chosen: torch.device) -> tuple[torch.device, Network] | None:
+        if chosen.type == "cpu":
+            return None
+        if computes_integers(self._network):
+            # Training may want the GPU; whoever pays for one to predict must hear that it is idle.
+            _LOG.warning("an int8 model is computed on the CPU: the GPU that %s asks for is not used", VARIABLE)
+            return None
+        return chosen, copy.deepcopy(self._network).to(chosen)
 
     @property
     def network(self) -> Network:
@@ -155,11 +166,24 @@ def _network(files: Mapping[str, bytes], config: Mapping[str, Any]) -> tuple[Net
         except ConfigurationError as error:
             raise _damaged(error) from error
     try:
-        network.load_state_dict(safetensors.torch.load(_file(files, "model.safetensors")))
+        _fill(network, safetensors.torch.load(_file(files, "model.safetensors")), config.get("quantization"))
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise _damaged(error) from error
     regression = config["regression"]
     return network, encoder, (float(regression["center"]), float(regression["scale"]))
+
+
+def _fill(network: Network, state: Mapping[str, torch.Tensor], quantization: Any) -> None:
+    if quantization == INT8:
+        load_quantized(network, state)
+        return
+    if quantization is not None:
+        raise ValueError(f"quantization {quantization!r} is unknown")
+    for name, values in state.items():
+        # torch would take int8 weights for float ones without a word.
+        if not values.is_floating_point():
+            raise ValueError(f"{name} is {values.dtype}")
+    network.load_state_dict(state)
 
 
 def _file(files: Mapping[str, bytes], name: str) -> bytes:

@@ -112,7 +112,10 @@ class Trunk(nn.Module):
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Logit [B] and (value, lower, upper) [B, 3]."""
-        features = self.body(inputs)
+        return self.heads(self.body(inputs))
+
+    def heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of what the last hidden layer gives [B, hidden]."""
         raw = self.regression(features)
         value = raw[:, :1]
         spread = nn.functional.softplus(raw[:, 1:])
@@ -138,12 +141,18 @@ class Network(nn.Module):
         """A vector [B, extra] out of left-padded events [B, N, k] of which the last `length` [B] are real."""
         raise NotImplementedError
 
+    def inputs(
+        self, numeric: Tensor, categorical: Tensor, sequence: Tensor | None = None, length: Tensor | None = None
+    ) -> Tensor:
+        """What the trunk reads, [B, width]."""
+        found: Tensor = self.tabular(numeric, categorical)
+        if sequence is not None and length is not None:
+            found = torch.cat([found, self.summarize(sequence, length)], dim=1)
+        return found
+
     def forward(
         self, numeric: Tensor, categorical: Tensor, sequence: Tensor | None = None, length: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Logit [B] and standardized (value, lower, upper) [B, 3]."""
-        inputs = self.tabular(numeric, categorical)
-        if sequence is not None and length is not None:
-            inputs = torch.cat([inputs, self.summarize(sequence, length)], dim=1)
-        logit, value = self.trunk(inputs)
+        logit, value = self.trunk(self.inputs(numeric, categorical, sequence, length))
         return logit, value

@@ -34,7 +34,8 @@ class Scores:
 def evaluate(usecase: str, run_id: str, features: str, model: str, round: int) -> Scores:
     """Score a model on the test period; the same model on the same rows is not scored again.
 
-    Where the use case offers amortized explanations, their explainer is trained and measured here, too.
+    Where the use case asks for a variant of the model, it is made and judged here; where it offers amortized
+    explanations, their explainer is trained and measured for what is packaged.
 
     Args:
         usecase: the use case as YAML text.
@@ -50,6 +51,8 @@ def evaluate(usecase: str, run_id: str, features: str, model: str, round: int) -
     with step(f"evaluate-{round}", usecase, run_id) as at:
         amortized = _AMORTIZED in at.usecase.serving.explanations
         inputs, code = ((_AMORTIZED,), ("explain",)) if amortized else ((), ())
+        if at.usecase.serving.variant is not None:
+            inputs = (*inputs, at.usecase.serving.variant.model_dump_json())
         key = fingerprint(
             at.usecase, "evaluate", features, Path(model).name, *inputs, parts=(*_CODE, *code), keys=_SECTIONS
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fasttrack.evaluation.gate import decide
+from fasttrack.evaluation.variant import outcome
 from fasttrack.progress import note
 from fasttrack.steps.frame import ACCEPTED, REFUSED, step
 from fasttrack.steps.metrics import read_metrics
@@ -18,8 +19,12 @@ def gate(usecase: str, run_id: str, model: str, round: int) -> str:
         NotFoundError: the model was not evaluated.
     """
     with step(f"gate-{round}", usecase, run_id) as at:
-        decision = decide(at.usecase, read_metrics(model))
+        metrics = read_metrics(model)
+        decision, variant = decide(at.usecase, metrics), outcome(metrics)
         answer = ACCEPTED if decision.accepted else REFUSED
         at.record.update(decision=answer, reasons=decision.reasons, checks=decision.to_json()["checks"], model=model)
-        note(f"Gate, round {round}: {answer}" + "".join(f"\n  {reason}" for reason in decision.reasons))
+        if variant:
+            at.record["variant"] = variant
+        said = [*decision.reasons, *([variant] if variant else [])]
+        note(f"Gate, round {round}: {answer}" + "".join(f"\n  {line}" for line in said))
         return answer

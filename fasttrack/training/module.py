@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from fasttrack.models.architectures import build
 from fasttrack.models.layers import Network, Sizes
 from fasttrack.training import scores
+from fasttrack.training.loss import forward, multi_task_loss
 from fasttrack.training.prepare import Batches, Example, Prepared
 
-_INPUTS = ("numeric", "categorical", "sequence", "length")
 _WARM_UP = 0.2
 _WEIGHT_DECAY = 0.01
 _LEARNING_RATE = 2e-3
-_REGRESSION_WEIGHT = 0.5
 _LARGEST_GRADIENT = 1.0
 _AVERAGING = 0.998
 
@@ -46,22 +45,6 @@ class Plan:
     seed: int
     metric: str
     coverage: float
-
-
-def forward(network: nn.Module, example: Example) -> tuple[Tensor, Tensor]:
-    """Logit [B] and standardized (value, lower, upper) [B, 3]."""
-    found: tuple[Tensor, Tensor] = network(*(example[name] for name in _INPUTS if name in example))
-    return found
-
-
-def multi_task_loss(logit: Tensor, value: Tensor, example: Example, coverage: float) -> Tensor:
-    """Cross-entropy, plus Huber loss of the value and pinball loss of the interval's two ends."""
-    classification = nn.functional.binary_cross_entropy_with_logits(logit, example["positive"])
-    regression = nn.functional.smooth_l1_loss(value[:, 0], example["label"])
-    levels = torch.tensor([(1 - coverage) / 2, (1 + coverage) / 2], device=value.device)
-    miss = example["label"].unsqueeze(1) - value[:, 1:]
-    pinball = torch.maximum(levels * miss, (levels - 1) * miss).mean()
-    return classification + _REGRESSION_WEIGHT * (regression + pinball)
 
 
 class Learner(pl.LightningModule):

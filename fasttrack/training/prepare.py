@@ -65,11 +65,12 @@ def prepare(usecase: UseCase, train: Rows, validate: Rows) -> Prepared:
     """Fit the encoder and the label scale on `train`, encode both."""
     encoder = Encoder.fit(usecase.columns(), train.columns, required_columns(usecase))
     label = LabelScale.fit(train.label)
-    examples = (_example(encoder, label, train), _example(encoder, label, validate))
+    examples = (example(encoder, label, train), example(encoder, label, validate))
     return Prepared(encoder, label, *examples, dataclasses.replace(validate, columns={}))
 
 
-def _example(encoder: Encoder, label: LabelScale, rows: Rows) -> Example:
+def example(encoder: Encoder, label: LabelScale, rows: Rows) -> Example:
+    """Encoded rows as tensors, see `Prepared`."""
     batch: Batch = encoder.encode(rows.columns, strict=False)
     return {
         **{name: torch.from_numpy(values) for name, values in batch.tensors().items()},

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fasttrack.usecase.durations import Duration
 from fasttrack.usecase.streams import Strict
@@ -28,6 +28,27 @@ class ServiceLevel(Strict):
     latency_p99: Duration = timedelta(milliseconds=250)
     availability: float = Field(0.999, gt=0, lt=1)
     deadline: Duration = Field(timedelta(seconds=5), description="after this a request is given up")
+
+
+class Variant(Strict):
+    """A compressed form of the model: packaged in its place if it scores as well and the gate accepts it."""
+
+    quantization: Literal["int8"] | None = Field(
+        None, description="int8: weights of a quarter of the bytes, hidden layers computed with integers, on CPUs"
+    )
+    pruning: float = Field(
+        0.0, ge=0, le=0.9, description="share of the hidden units removed, before a short fine-tuning on training rows"
+    )
+    tolerance: float = Field(
+        0.01, ge=0, le=0.5, description="how much worse than the full model it may be by each metric of "
+        "gate.thresholds on the validation split, as a share of the full model's score",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _compresses(self) -> Self:
+        if self.quantization is None and not self.pruning:
+            raise ValueError("give quantization, pruning, or both")
+        return self
 
 
 class Serving(Strict):
@@ -60,6 +81,7 @@ class Serving(Strict):
         "permutation is the SHAP library's own explainer",
     )
     top_features: int = Field(5, gt=0)
+    variant: Variant | None = Field(None, description="serve a compressed form of the model, where it is good enough")
     online_freshness: Duration = Field(timedelta(days=2), description="older online features are refused as stale")
 
 

@@ -18,7 +18,8 @@ from fasttrack.evaluation.signature import signature
 from fasttrack.models.architectures import build as build_network
 from fasttrack.models.calibration import Conformal, Platt
 from fasttrack.models.encoding import Encoder
-from fasttrack.models.layers import Sizes
+from fasttrack.models.int8 import quantized
+from fasttrack.models.layers import Network, Sizes
 from fasttrack.models.novelty import Novelty
 from fasttrack.registry import keys, package
 from fasttrack.training.data import Rows
@@ -74,9 +75,11 @@ def _label(columns: dict[str, np.ndarray], random: np.random.Generator) -> np.nd
     return (label - 10 + random.normal(0, 30, len(label))).astype(np.float32)
 
 
-def _trained(architecture: str, encoder: Encoder, rows: Rows, steps: int, seed: int) -> torch.nn.Module:
+def _trained(
+    architecture: str, parameters: dict[str, Any], encoder: Encoder, rows: Rows, steps: int, seed: int
+) -> Network:
     torch.manual_seed(seed)
-    network = build_network(architecture, {}, Sizes.of(encoder))
+    network = build_network(architecture, parameters, Sizes.of(encoder))
     batch = encoder.encode(rows.columns)
     network.fit_inputs(batch.numeric)
     inputs = [torch.from_numpy(array) for array in batch.tensors().values()]
@@ -100,21 +103,31 @@ def _novelty(encoder: Encoder, rows: Rows) -> Novelty:
 
 
 def content(
-    usecase: UseCase, rows: Rows, architecture: str = "mlp", steps: int = 60, seed: int = 0
+    usecase: UseCase,
+    rows: Rows,
+    architecture: str = "mlp",
+    steps: int = 60,
+    seed: int = 0,
+    quantization: str = "",
+    parameters: dict[str, Any] | None = None,
 ) -> dict[str, bytes]:
-    """The files of a package."""
+    """The files of a package; `quantization` may be int8."""
     encoder = Encoder.fit(usecase.columns(), rows.columns, _REQUIRED)
-    network = _trained(architecture, encoder, rows, steps, seed)
+    network = _trained(architecture, parameters or {}, encoder, rows, steps, seed)
     config: dict[str, Any] = {
         "architecture": architecture,
-        "parameters": {},
+        "parameters": parameters or {},
         "heads": ["classification", "regression"],
         "encoder": encoder.to_json(),
         "regression": {"center": 10.0, "scale": 20.0},
         "calibration": Platt().to_json(),
     }
+    state = network.state_dict()
+    if quantization:
+        config["quantization"] = quantization
+        state = quantized(state, network)
     return {
-        "model.safetensors": safetensors.torch.save(network.state_dict()),
+        "model.safetensors": safetensors.torch.save(state),
         "config.json": orjson.dumps(config),
         "signature.json": orjson.dumps(signature(usecase, encoder, rows), option=orjson.OPT_SERIALIZE_NUMPY),
         "features.json": orjson.dumps(usecases.dump(usecase)["features"]),
@@ -126,7 +139,9 @@ def content(
     }
 
 
-def build(folder: Path, architecture: str = "mlp", count: int = 600, steps: int = 60, seed: int = 0) -> Built:
+def build(
+    folder: Path, architecture: str = "mlp", count: int = 600, steps: int = 60, seed: int = 0, quantization: str = ""
+) -> Built:
     """Train, sign and write a package under `folder`."""
     usecase = usecases.load(USECASE_FILE)
     rows = synthetic_rows(usecase, count, seed)
@@ -134,7 +149,7 @@ def build(folder: Path, architecture: str = "mlp", count: int = 600, steps: int 
     folder.mkdir(parents=True, exist_ok=True)
     verify_key = folder / "verify.pem"
     verify_key.write_bytes(public)
-    made = package.build(content(usecase, rows, architecture, steps, seed), private)
+    made = package.build(content(usecase, rows, architecture, steps, seed, quantization), private)
     return Built(package.write(made, folder / "packages"), private, verify_key, usecase, rows, made.digest)
 
 

@@ -12,10 +12,12 @@ from fasttrack.errors import ConfigurationError
 from fasttrack.kubeflow.footprint import footprint
 from fasttrack.kubeflow.inference import Canary, inference_service, serving_runtime, storage_uri
 from fasttrack.kubeflow.launchers.publish import beside_name
+from fasttrack.kubeflow.pods import GPU, ON_GPU
 from fasttrack.kubeflow.scaling import Scaling
 from fasttrack.kubeflow.sizes import Size, resized
 from fasttrack.kubeflow.validation import check
 from fasttrack.usecase import load
+from fasttrack.usecase.serving import Variant
 
 FLIGHTS = load(Path(__file__).parents[2] / "examples/flights/usecase.yaml")
 DIGESTS = {version: f"sha256:{version:064d}" for version in (1, 2, 3)}
@@ -48,6 +50,19 @@ def test_a_canary_is_the_other_version_whole_and_the_served_one_stays_as_it_is()
     assert text.count(f"--digest={DIGESTS[2]}") == text.count("--model_version=2") == 2
     assert DIGESTS[1] not in text
     assert beside["predictor"]["model"]["storageUri"] == storage_uri(FLIGHTS, DIGESTS[2])
+
+
+def test_a_predictor_of_integers_holds_no_gpu() -> None:
+    uri = storage_uri(FLIGHTS, DIGESTS[1])
+    gpus = []
+    for variant in (None, Variant(pruning=0.5), Variant(quantization="int8")):
+        serving = FLIGHTS.serving.model_copy(update={"variant": variant})
+        usecase = FLIGHTS.model_copy(update={"serving": serving})
+        made = inference_service(
+            usecase, registry="r", namespace="ml", version=1, digest=DIGESTS[1], storage_uri=uri, gpus=True
+        )
+        gpus.append(GPU in str(made) and ON_GPU["name"] in str(made))
+    assert gpus == [True, True, False]
 
 
 def test_a_canary_is_counted_and_sized_as_any_pod() -> None:

@@ -63,6 +63,20 @@ def test_gate_answers_with_one_word_and_keeps_the_reasons(
     assert bool(kept["reasons"]) == (answer == "refused")
 
 
+def test_gate_says_what_became_of_a_variant(
+    text: str, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = model(tmp_path / "model", 0.8)
+    metrics = json.loads((Path(folder) / "metrics.json").read_text())
+    reason = "auc (validation) of the variant - full model is -0.1000, but must be >= -0.008"
+    metrics["variant"] = {"quantization": "int8", "pruning": 0.9, "packaged": False, "reasons": [reason]}
+    (Path(folder) / "metrics.json").write_text(json.dumps(metrics))
+    assert component("gate").python_func(text, "one", folder, 1) == "accepted"
+    said = f"Variant (int8, 90% pruned): refused, the full model is packaged; {reason}"
+    assert record(settings, "one", "gate-1")["variant"] == said
+    assert said in capsys.readouterr().err
+
+
 def test_gate_needs_an_evaluated_model(text: str, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="has no metrics"):
         component("gate").python_func(text, "one", str(tmp_path), 1)
