@@ -1,4 +1,4 @@
-"""Who may do what: the token's roles against the use case's; whatever is not granted is denied."""
+"""Who may do what: the token's roles and tenant against the use case's; whatever is not granted is denied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def allowed(principal: Principal, roles: Mapping[str, Role]) -> frozenset[Action]:
     """The actions that the principal's roles grant on a use case with these `roles`."""
-    return frozenset(action for name in principal.roles & roles.keys() for action in roles[name].may)
+    named = principal.roles & roles.keys()
+    return frozenset(action for name in named for action in roles[name].grants(principal.tenant))
 
 
 def authorize(principal: Principal, served: Served, action: Action) -> frozenset[Action]:

@@ -113,7 +113,9 @@ class Demo:
     def _token(self, settings: Settings) -> str:
         from fasttrack.local.issuer import mint
 
-        roles = [name for name, role in self.usecase.roles.items() if {"predict", "explain"} <= set(role.may)]
+        roles = [
+            name for name, role in self.usecase.roles.items() if {"predict", "explain"} <= set(role.grants("default"))
+        ]
         return mint(self.home, subject="demo", roles=roles[:1], ttl=timedelta(hours=12), audience=settings.audience)
 
     def _tell(self, found: dict[str, Any], path: Path | None, json: bool) -> None:

@@ -89,6 +89,13 @@ class Role(Strict):
     """What the bearers of a role may do with this use case; whatever is not listed is denied."""
 
     may: tuple[Action, ...] = Field(min_length=1, strict=False)
+    tenants: tuple[str, ...] | None = Field(
+        None, min_length=1, strict=False, description="only bearers of these tenants; default: of any"
+    )
+
+    def grants(self, tenant: str) -> tuple[Action, ...]:
+        """What a bearer who belongs to `tenant` may do."""
+        return self.may if self.tenants is None or tenant in self.tenants else ()
 
 
 class Quality(Strict):

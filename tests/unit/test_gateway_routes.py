@@ -14,6 +14,7 @@ import pytest
 
 from api_gateway.edge import GuardedRoute
 from fasttrack.errors import ConfigurationError
+from tests.faults.forged import mutated
 from tests.unit.gateway_harness import ENTITY, ModelServer, Running, deployment, gateway
 
 PUBLIC = {"/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
@@ -46,7 +47,10 @@ def running(tmp_path_factory: pytest.TempPathFactory, server: ModelServer) -> It
     limit = {"requests": 100000, "per": "1m", "burst": 10000}
     document = deployment(server.url, server.url, rate_limit=limit)
     other = deployment(server.url, server.url, name="other", rate_limit=limit)
-    other.usecase_document["roles"] = {"others": {"may": ["predict", "explain", "infer", "metadata", "admin"]}}
+    other.usecase_document["roles"] = {
+        "others": {"may": ["predict", "explain", "infer", "metadata", "admin"], "tenants": ["acme", "zeta"]},
+        "acme-only": {"may": ["predict", "metadata"], "tenants": ["acme"]},
+    }
     with gateway(tmp_path_factory.mktemp("gateway"), lambda: [document, other]) as it:
         yield it
 
@@ -61,6 +65,39 @@ def test_role_by_route(running: Running, role: str, route: str) -> None:
     assert answer.status == expected, answer.body
     if expected == 403:
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+#: Of the use case `other`: by role what it grants, and to which tenants.
+ELSEWHERE: dict[str, tuple[set[str], set[str]]] = {
+    "others": ({"predict", "explain", "infer", "metadata", "admin"}, {"acme", "zeta"}),
+    "acme-only": ({"predict", "metadata"}, {"acme"}),
+    "flights-admin": (set(), set()),
+}
+
+
+@pytest.mark.parametrize(("role", "tenant"), list(itertools.product(ELSEWHERE, ["acme", "zeta", "", "Acme"])))
+def test_role_by_tenant_by_route(running: Running, role: str, tenant: str) -> None:
+    may, tenants = ELSEWHERE[role]
+    token = running.issuer.token(role, tenant=tenant or None)
+    answers = {}
+    for route, (method, path, body) in ROUTES.items():
+        if "flights" in path:
+            answers[route] = running.ask(method, path.replace("flights", "other"), body, token=token).status
+    granted = may if tenant in tenants else set()
+    # Whoever may do nothing at all is not told that there is such a use case, unless they know of none.
+    denied = 403 if granted or role != "flights-admin" else 404
+    for route, status in answers.items():
+        good = 503 if "rollout" in ROUTES[route][1] else 200
+        assert status == (good if route.split()[0] in granted else denied), (route, status)
+
+
+def test_forged_tokens_open_no_route(running: Running) -> None:
+    good = [running.issuer.token(role, sub=role or "nobody") for role in ROLES]
+    routes = itertools.cycle(ROUTES.values())
+    for token, (method, path, body) in zip(mutated(good, 600, seed=7), routes, strict=False):
+        if "\x00" in token or not token.isascii() or token != token.strip():
+            continue  # what the client itself refuses to send, or HTTP takes away
+        assert running.ask(method, path, body, token=token).status == 401, token
 
 
 @pytest.mark.parametrize("route", ROUTES)
