@@ -11,6 +11,7 @@ from fasttrack.kubeflow.graph import inference_graph
 from fasttrack.kubeflow.inference import Canary
 from fasttrack.kubeflow.pods import GPU
 from fasttrack.kubeflow.scaling import Scaling
+from fasttrack.serving.flags import parse
 from fasttrack.usecase import UseCase
 from tests.cluster.kubectl import Kubectl, Object, until
 from tests.cluster.made import DIGEST, Made, named, pods_of, refer
@@ -67,6 +68,28 @@ def test_with_gpus_the_predictor_asks_for_one_and_tolerates_its_nodes(room: Kube
     assert {"key": GPU, "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
     explainer = named(room, "deployments", "flights-gpu-explainer")["spec"]["template"]["spec"]
     assert GPU not in json.dumps(explainer["containers"])
+
+
+def test_in_one_process_kserve_makes_one_container_that_looks_entities_up(room: Kubectl, flights: UseCase) -> None:
+    serving = flights.serving.model_copy(update={"in_process": True})
+    whole = Made(flights.model_copy(update={"serving": serving}), room.namespace)
+    assert not room.apply(whole.serving("flights-one"))
+    pod = named(room, "deployments", "flights-one-predictor")["spec"]["template"]["spec"]
+    (container,) = [each for each in pod["containers"] if "container" in each["name"]]
+    assert container["name"] == "kserve-container"
+    assert container["image"].rsplit("/", 1)[-1].startswith("transformer")
+    # KServe puts the model's arguments behind the runtime's, and what comes later counts.
+    options = parse("transformer", container["args"])
+    assert (options.predictor_protocol, options.http_port, options.digest) == ("in-process", 8080, DIGEST)
+    mounts = {each["mountPath"] for each in container["volumeMounts"]}
+    assert any(options.usecase.startswith(mount) for mount in mounts)
+    names = [each["name"] for each in container["env"]]
+    assert {"FASTTRACK_BIND", "FASTTRACK_VERIFY_KEY", "FASTTRACK_REDIS"} <= set(names)
+    assert len(set(names)) == len(names)
+    # The package is mounted when a pod is made.
+    (made, *_) = pods_of(room, "serving.kserve.io/inferenceservice=flights-one,component=predictor", 1)
+    (container,) = [each for each in made["spec"]["containers"] if each["name"] == "kserve-container"]
+    assert "/mnt/models" in {each["mountPath"] for each in container["volumeMounts"]}
 
 
 def test_a_canary_gets_a_deployment_of_its_own_beside_the_one_that_is_served(room: Kubectl, made: Made) -> None:
