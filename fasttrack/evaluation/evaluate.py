@@ -15,7 +15,7 @@ from fasttrack.evaluation.background import background
 from fasttrack.evaluation.baselines import group_mean, hist_gradient_boosting
 from fasttrack.evaluation.compression import compressed, work
 from fasttrack.evaluation.gate import Decision, decide
-from fasttrack.evaluation.metrics import Forecast, Scores, report, score
+from fasttrack.evaluation.metrics import Forecast, report, score
 from fasttrack.evaluation.signature import signature
 from fasttrack.evaluation.variant import Standing, choose, outcome
 from fasttrack.models.calibration import Conformal, Platt
@@ -85,7 +85,7 @@ def evaluate(usecase: UseCase, features_path: str | Path, model_dir: str | Path,
         section = None
         if variant is not None:
             smaller = _judge(usecase, compressed(usecase, variant, files, splits.train, bar.advance), splits, baselines)
-            section = choose(usecase, variant, packaged.standing(), smaller.standing())
+            section = choose(usecase, variant, packaged.standing(splits.validate), smaller.standing(splits.validate))
             if section["packaged"]:
                 _keep_full(folder, files)
                 packaged = smaller
@@ -111,12 +111,12 @@ class _Judged:
     """A calibrated model and what was found of it."""
 
     files: dict[str, bytes]
-    validate: Scores
     metrics: dict[str, Any]
     decision: Decision
 
-    def standing(self) -> Standing:
-        return Standing(self.validate, self.metrics["model"], self.decision, len(self.files["model.safetensors"]))
+    def standing(self, validate: Rows) -> Standing:
+        found = score(validate.positive, validate.label, _forecast(Predictor.from_files(self.files), validate))
+        return Standing(found, self.metrics["model"], self.decision, len(self.files["model.safetensors"]))
 
 
 def _judge(usecase: UseCase, fitted: Mapping[str, bytes], splits: Splits, baselines: Mapping[str, Forecast]) -> _Judged:
@@ -125,10 +125,9 @@ def _judge(usecase: UseCase, fitted: Mapping[str, bytes], splits: Splits, baseli
     calibration, conformal = _calibrate(usecase, Predictor.uncalibrated(files), splits.validate)
     files["config.json"] = _with_calibration(files["config.json"], calibration)
     files["conformal.json"] = dump_json(conformal.to_json())
-    predictor = Predictor.from_files(files)
-    metrics = _report(usecase, splits, {_MODEL: _forecast(predictor, splits.test), **baselines})
-    validate = score(splits.validate.positive, splits.validate.label, _forecast(predictor, splits.validate))
-    return _Judged(files, validate, metrics, decide(usecase, metrics))
+    forecast = _forecast(Predictor.from_files(files), splits.test)
+    metrics = _report(usecase, splits, {_MODEL: forecast, **baselines})
+    return _Judged(files, metrics, decide(usecase, metrics))
 
 
 def _described(usecase: UseCase, features_path: str | Path, encoder: Encoder, splits: Splits) -> dict[str, bytes]:
@@ -224,9 +223,8 @@ def _report(usecase: UseCase, splits: Splits, forecasts: Mapping[str, Forecast])
 
 def _novelty(usecase: UseCase, encoder: Encoder, splits: Splits) -> tuple[bytes, dict[str, Any]]:
     """The package's file, and how many of the test rows are unusual by it."""
-    train, held_out, test = (
-        encoder.encode(rows.columns, strict=False) for rows in (splits.train, splits.validate, splits.test)
-    )
+    wanted = (novelty.spaced(splits.train), novelty.spaced(splits.validate), splits.test)
+    train, held_out, test = (encoder.encode(rows.columns, strict=False) for rows in wanted)
     found = novelty.fit(train, held_out)
     level = usecase.serving.novelty_level
     share = float((found.scores(test) > found.threshold(level)).mean())

@@ -10,6 +10,7 @@ from sklearn.covariance import ledoit_wolf
 
 from fasttrack.models import Batch
 from fasttrack.models.novelty import LARGEST_LEVEL, Novelty, described
+from fasttrack.training.data import Rows
 
 #: Of a larger split evenly spaced rows are looked at.
 _ROWS: Final = 100_000
@@ -26,21 +27,22 @@ def fit(train: Batch, held_out: Batch) -> Novelty:
         train: rows that the model learnt from, at least two.
         held_out: rows that it did not learn from.
     """
-    rows = described(_spaced(train))
+    rows = described(train)
     center = rows.mean(axis=0)
     covariance, _ = ledoit_wolf(rows - center, assume_centered=True)
     # Rows that are all the same have no spread at all.
     values, vectors = np.linalg.eigh(covariance)
     whitening = (vectors / np.sqrt(np.maximum(values, 1e-6))) @ vectors.T
     rounded = Novelty(_rounded(center), _rounded(whitening), np.zeros(0), 0)
-    scores = np.sort(rounded.scores(_spaced(held_out)))[::-1]
+    scores = np.sort(rounded.scores(held_out))[::-1]
     kept = math.ceil(LARGEST_LEVEL * (len(scores) + 1))
     return Novelty(rounded.center, rounded.whitening, _rounded(scores[:kept]), len(scores))
 
 
-def _spaced(batch: Batch) -> Batch:
-    count = len(batch)
-    return batch if count <= _ROWS else batch.take(np.linspace(0, count - 1, _ROWS).astype(np.int64))
+def spaced(rows: Rows) -> Rows:
+    """As many rows as `fit` needs, evenly spaced; they are taken before they are encoded."""
+    count = len(rows)
+    return rows if count <= _ROWS else rows.take(np.linspace(0, count - 1, _ROWS).astype(np.int64))
 
 
 def _rounded(

@@ -51,6 +51,7 @@ def evaluate(usecase: str, run_id: str, features: str, model: str, round: int) -
     with step(f"evaluate-{round}", usecase, run_id) as at:
         amortized = _AMORTIZED in at.usecase.serving.explanations
         inputs, code = ((_AMORTIZED,), ("explain",)) if amortized else ((), ())
+        inputs = (*inputs, str(at.usecase.serving.novelty_level))
         if at.usecase.serving.variant is not None:
             inputs = (*inputs, at.usecase.serving.variant.model_dump_json())
         key = fingerprint(
