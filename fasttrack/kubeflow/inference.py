@@ -179,9 +179,8 @@ class _Servers:
 
     def _with_transformer(self, model: Object) -> None:
         """Let the runtime's container be a transformer that has the model itself; its arguments come last and count."""
-        path = f"{pods.USECASE_PATH}/{pods.USECASE_FILE}"
         model["image"] = image(self.registry, "transformer")
-        model["args"] += [f"--usecase={path}", f"--predictor_protocol={IN_PROCESS}", "--grpc_port=8081"]
+        model["args"] += [*self._common(8080), f"--predictor_protocol={IN_PROCESS}", "--grpc_port=8081"]
         model["env"] = self._online_environment()
         model["volumeMounts"] = _mounts(usecase=True)
 
