@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,9 @@ class Outcome:
         found = bench.judge()
         self.verdict += found
         assert found.clean, f"{bench.load.usecase.name} in {bench.lake}: {found}"
+        seconds = time.monotonic() - self._began
+        said = f"{self.fault}: {self.times:,} times, {self.verdict.events:,} events, all in order after {seconds:.0f} s"
+        print(said, file=sys.stderr, flush=True)
 
     def ended(self) -> Outcome:
         """This outcome with its time."""

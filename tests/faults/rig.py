@@ -129,6 +129,15 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = _PATIENCE
         time.sleep(0.01)
 
 
+def rounds(times: int, most: int) -> Iterator[int]:
+    """How often a fault is to have happened by the end of each load, if a load stands it `most` times.
+
+    A table that grew over all of them would be read again, whole, by every drain that starts.
+    """
+    number = -(-times // most)
+    yield from (times * (n + 1) // number for n in range(number))
+
+
 class Bench:
     """A load with its topics and its lake.
 

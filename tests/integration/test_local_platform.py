@@ -25,6 +25,7 @@ from fasttrack.local.platform import Platform
 from fasttrack.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+_USECASE = ROOT / "examples/flights/usecase.yaml"
 
 
 def produce(settings: Settings, topic: str, values: list[bytes]) -> None:
@@ -210,9 +211,8 @@ def test_publishing_what_does_not_exist_is_refused_across_processes(platform: Pl
 
 def test_a_model_server_that_cannot_start_shows_its_log(platform: Platform, tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
-    (tmp_path / "usecase.yaml").write_text("name: nothing\n")
     with pytest.raises(UnavailableError, match=r"model-\w+-a ended at once.*log ends with"):
-        control.publish(platform.home.root, "model", tmp_path / "usecase.yaml", tmp_path / "package")
+        control.publish(platform.home.root, "model", _USECASE, tmp_path / "package")
     assert all("model" not in part.name for part in platform.status())
     assert platform._state.publications == {}
 

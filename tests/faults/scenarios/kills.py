@@ -7,7 +7,7 @@ import time
 
 from tests.faults import steps
 from tests.faults.outcome import Outcome
-from tests.faults.rig import Bench, Drain, Rig, Trip, send, wait_for
+from tests.faults.rig import Bench, Drain, Rig, Trip, rounds, send, wait_for
 
 _KILLS_A_LOAD = 100
 _MORE_EVENTS = 20_000
@@ -18,10 +18,8 @@ _STEP_SECONDS = 20.0
 def kills(rig: Rig, times: int, events: int) -> Outcome:
     """Kill drains until it was done `times` times, and let a last one finish each load."""
     outcome = Outcome("kill -9")
-    rounds = -(-times // _KILLS_A_LOAD)
-    for number in range(rounds):
-        upto = times * (number + 1) // rounds
-        with rig.bench(events // rounds) as bench:
+    for upto in rounds(times, _KILLS_A_LOAD):
+        with rig.bench(events * (upto - outcome.times) // times) as bench:
             first = bench.drain(Trip(steps.PARENT, rig.chance.randint(1, 4)))
             outcome.times += _killed(first)
             while outcome.times < upto:

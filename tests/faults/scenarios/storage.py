@@ -18,9 +18,10 @@ from fasttrack.lake.repair import repair
 from tests.faults import steps
 from tests.faults.outcome import Outcome
 from tests.faults.powercut import Disk
-from tests.faults.rig import Bench, Drain, Rig, Trip, send, wait_for
+from tests.faults.rig import Bench, Drain, Rig, Trip, rounds, send, wait_for
 
 _EVENTS = 4000
+_CUTS_A_LOAD = 25
 _DISK_BYTES = 512 * 2**20
 
 
@@ -81,25 +82,31 @@ def _full(drain: Drain) -> int:
 def power_cuts(rig: Rig, times: int, events: int) -> Outcome:
     """All processes end at once, and the disk forgets what was not fsynced, or some of it."""
     outcome = Outcome("power cuts")
-    with rig.bench(0) as bench:
-        disk = Disk(bench.lake)
-        while outcome.times < times:
-            if bench.done() == len(bench.load):
-                bench.produce(max(_EVENTS, events // times))
-            drains = _interrupted(rig, bench, outcome.times)
-            if rig.chance.random() < 0.3:
-                # What a killed writer left unsynced must be safe once others have gone on from it.
-                drains += _interrupted(rig, bench, rig.chance.randrange(100))
-            for drain in drains:
-                disk.learn(drain.folder / "durable")
-            disk.cut(rig.chance, survives=rig.chance.choice([0.0, 0.0, 0.5, 0.9]))
-            # As the next drain does at its start; until then damaged tables can't be opened.
-            for log in bench.lake.rglob("_delta_log"):
-                repair(str(log.parent))
-            outcome.gone += sum(_gone(drain) for drain in drains)
-            outcome.times += 1
-        outcome.judge(bench)
+    for upto in rounds(times, _CUTS_A_LOAD):
+        with rig.bench(0) as bench:
+            disk = Disk(bench.lake)
+            while outcome.times < upto:
+                if bench.done() == len(bench.load):
+                    bench.produce(max(_EVENTS, events // times))
+                outcome.gone += _cut(rig, bench, disk, outcome.times)
+                outcome.times += 1
+            outcome.judge(bench)
     return outcome.ended()
+
+
+def _cut(rig: Rig, bench: Bench, disk: Disk, number: int) -> int:
+    """Cut the power of one or several drains; how many tables lack what a drain took for durable."""
+    drains = _interrupted(rig, bench, number)
+    if rig.chance.random() < 0.3:
+        # What a killed writer left unsynced must be safe once others have gone on from it.
+        drains += _interrupted(rig, bench, rig.chance.randrange(100))
+    for drain in drains:
+        disk.learn(drain.folder / "durable")
+    disk.cut(rig.chance, survives=rig.chance.choice([0.0, 0.0, 0.5, 0.9]))
+    # As the next drain does at its start; until then damaged tables can't be opened.
+    for log in bench.lake.rglob("_delta_log"):
+        repair(str(log.parent))
+    return sum(_gone(drain) for drain in drains)
 
 
 def _interrupted(rig: Rig, bench: Bench, number: int) -> list[Drain]:

@@ -7,48 +7,54 @@ import time
 
 from tests.faults import steps
 from tests.faults.outcome import Outcome
-from tests.faults.rig import Bench, Drain, Rig, Trip, send, wait_for
+from tests.faults.rig import Bench, Drain, Rig, Trip, rounds, send, wait_for
 
 _EVENTS = 2000
-_SAME_GROUP_EVERY = 50
+_ZOMBIES_A_LOAD = 50
+_SECONDS_A_LOAD = 10
 
 
 def zombies(rig: Rig, times: int, events: int) -> Outcome:
     """Make zombies, one or two at once, while others drain."""
-    outcome, due = Outcome("zombies"), 0
-    with rig.bench(0) as bench:
-        while outcome.times < times:
-            bench.produce(max(_EVENTS, events // times))
-            undead = [_stopped(rig, bench, outcome.times + n) for n in range(rig.chance.randint(1, 2))]
-            undead = [drain for drain in undead if drain.noted("fired")]
-            other = bench.drain(workers=rig.chance.randint(1, 2), batch=rig.chance.choice([100, 1000]))
-            if rig.chance.random() < 0.5:
-                other.finish()
-            else:
-                time.sleep(rig.chance.uniform(0, 0.5))
-            for drain in undead:
-                _resume(drain)
-            for drain in [other, *undead]:
-                drain.finish()
-            outcome.times += len(undead)
-            if outcome.times >= due:
-                outcome.times += _within_a_group(bench)
-                due += _SAME_GROUP_EVERY
-        outcome.judge(bench)
+    outcome = Outcome("zombies")
+    for upto in rounds(times, _ZOMBIES_A_LOAD):
+        with rig.bench(0) as bench:
+            while outcome.times < upto - 1:
+                bench.produce(max(_EVENTS, events // times))
+                outcome.times += _overtaken(rig, bench, outcome.times)
+            outcome.times += _within_a_group(bench)
+            outcome.judge(bench)
     return outcome.ended()
+
+
+def _overtaken(rig: Rig, bench: Bench, number: int) -> int:
+    """Zombies that go on while or after another drain did their work; how many."""
+    undead = [_stopped(rig, bench, number + n) for n in range(rig.chance.randint(1, 2))]
+    undead = [drain for drain in undead if drain.noted("fired")]
+    other = bench.drain(workers=rig.chance.randint(1, 2), batch=rig.chance.choice([100, 1000]))
+    if rig.chance.random() < 0.5:
+        other.finish()
+    else:
+        time.sleep(rig.chance.uniform(0, 0.5))
+    for drain in undead:
+        _resume(drain)
+    for drain in [other, *undead]:
+        drain.finish()
+    return len(undead)
 
 
 def second_drains(rig: Rig, times: int, events: int) -> Outcome:
     """A second drain is started by mistake, with another group: both get every message."""
     outcome = Outcome("second drains")
-    with rig.bench(0) as bench:
-        for _ in range(times):
-            bench.produce(max(_EVENTS, events // times))
-            both = [bench.drain(workers=n, batch=rig.chance.choice([100, 500])) for n in (1, 2)]
-            for drain in both:
-                drain.finish()
-            outcome.times += 1
-        outcome.judge(bench)
+    for upto in rounds(times, _SECONDS_A_LOAD):
+        with rig.bench(0) as bench:
+            while outcome.times < upto:
+                bench.produce(max(_EVENTS, events // times))
+                both = [bench.drain(workers=n, batch=rig.chance.choice([100, 500])) for n in (1, 2)]
+                for drain in both:
+                    drain.finish()
+                outcome.times += 1
+            outcome.judge(bench)
     return outcome.ended()
 
 
