@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 from fasttrack.errors import DataLossError
@@ -47,8 +48,9 @@ def remade_topics(rig: Rig, times: int, events: int) -> Outcome:
     """Topics are deleted and made again: between drains or under one, with new events or with the same ones."""
     outcome = Outcome("remade topics")
     with rig.bench(0) as bench:
-        for number in range(times):
-            old = bench.load
+        rounds = itertools.count()
+        while outcome.times < times:
+            old, number = bench.load, next(rounds)
             bench.produce(max(_EVENTS, events // times))
             repeats = number % 3 == 2
             if number % 3 == 1:
@@ -56,13 +58,15 @@ def remade_topics(rig: Rig, times: int, events: int) -> Outcome:
             else:
                 outcome.judge(bench)
                 bench.delete_topics()
-            epoch = old.epoch if repeats else old.epoch + 1
-            bench.load = Load(old.usecase.name, old.seed if repeats else old.seed + 1, epoch, repeats)
-            bench.open()
-            outcome.times += 1
             if repeats:
+                bench.load = Load(old.usecase.name, old.seed, old.epoch, repeats=True)
+                bench.open()
                 bench.produce(len(old))
                 outcome.judge(bench)
+                bench.delete_topics()
+            bench.load = Load(old.usecase.name, old.seed + 1, old.epoch + 1)
+            bench.open()
+            outcome.times += 2 if repeats else 1
         outcome.judge(bench)
     return outcome.ended()
 
