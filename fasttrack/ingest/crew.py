@@ -87,7 +87,7 @@ class Crew:
         self.stopping = True
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "fasttrack.ingest.worker"]
+        command = [sys.executable, "-m", "fasttrack.ingest.process"]
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._workers.append(worker)
         self.started += 1

@@ -33,8 +33,8 @@ from fasttrack.usecase import UseCase
 # The broker refuses less than 6 s by default (group.min.session.timeout.ms).
 SESSION_SECONDS = 6.0
 _LOOK_SECONDS = 2.0
-# A commit costs some 10 ms and a file; a batch some 300 bytes an event in memory.
-BATCH_EVENTS = 100_000
+# A batch costs some 20 ms for its commits and up to three files, and some 300 bytes of memory an event.
+BATCH_EVENTS = 200_000
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""One drain worker: a consumer of the group and the writers of its partitions; run as a process by `drain`."""
+"""One drain worker: a consumer of the group and the writers of its partitions; run by `fasttrack.ingest.process`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from fasttrack.progress import note
 # So few that they are still in the processor's cache when they are looked at; 20,000 cost twice as much each.
 _FETCH = 500
 _POLL_SECONDS = 0.1
-_BUFFER_BYTES = 64 * 2**20
+# Of a worker's partitions together.
+_BUFFER_BYTES = 128 * 2**20
 
 # Passing troubles: the client goes on by itself.
 _PASSING = PASSING | {KafkaError._PARTITION_EOF, KafkaError._MAX_POLL_EXCEEDED}
@@ -289,7 +290,3 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -49,7 +49,8 @@ num.network.threads=2
 num.io.threads=4
 num.recovery.threads.per.data.dir=2
 log.cleaner.dedupe.buffer.size=2097152
-group.initial.rebalance.delay.ms=0
+# Members that start together come together: without any delay the second one waits for two rebalances.
+group.initial.rebalance.delay.ms=100
 # The default of two seconds is what a start would wait for.
 broker.heartbeat.interval.ms=100
 """

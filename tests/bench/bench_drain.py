@@ -93,7 +93,7 @@ def watched() -> Iterator[Memory]:
             total = 0
             for child in psutil.Process().children(recursive=True):
                 try:
-                    if "fasttrack.ingest.worker" in child.cmdline():
+                    if "fasttrack.ingest.process" in child.cmdline():
                         total += child.memory_info().rss
                 except psutil.Error:
                     continue
