@@ -52,7 +52,7 @@ class AnswerCache:
     def put(self, key: str, answer: bytes, seconds: float) -> None:
         """Keep a 200's body (a JSON object) for `seconds`; silently not, where Redis is away or the body is large."""
         if seconds > 0 and len(answer) <= _MAX_BYTES:
-            self._redis.send("SET", key, answer, "PX", int(seconds * 1000))
+            self._redis.defer("SET", key, answer, "PX", int(seconds * 1000))
 
 
 def complete(answer: bytes, *, cached: bool, trace_id: str, experiment: dict[str, str] | None = None) -> bytes:

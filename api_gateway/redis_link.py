@@ -81,6 +81,11 @@ class RedisLink:
                 lambda future: future.cancelled() or future.exception()
             )
 
+    def defer(self, *command: Word) -> None:
+        """As `send`, but the command may wait some milliseconds for one that is sent anyway."""
+        if self._wire is not None and self._wire.open:
+            self._wire.defer(encoded(*command))
+
     def close(self) -> None:
         """Hang up."""
         if self._connecting is not None:

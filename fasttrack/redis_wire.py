@@ -14,6 +14,7 @@ from fasttrack.tls import ClientTls, Files, Names
 
 Word = bytes | str | int | float
 #: The options of redis-py that name the files.
+_DEFERRED_SECONDS: Final = 0.005
 _OPTIONS: Final = Names("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
 
 
@@ -115,6 +116,7 @@ class Wire(asyncio.Protocol):
         self._waiting: deque[tuple[float, int, list[Any], asyncio.Future[list[Any]]]] = deque()
         self._replies = hiredis.Reader(replyError=Refusal)
         self._timer: asyncio.TimerHandle | None = None
+        self._deferred: list[bytes] = []
 
     def ask(self, commands: bytes, count: int) -> asyncio.Future[list[Any]]:
         """Write `count` commands; the future holds their replies, a `Refusal` as a value, or an OSError."""
@@ -122,11 +124,29 @@ class Wire(asyncio.Protocol):
         if self._transport is None or not self.open:
             future.set_exception(ConnectionError("the connection is closed"))
             return future
+        until = self.loop.time() + self._patience
+        if self._deferred:
+            commands = b"".join([*self._deferred, commands])
+            nobody: asyncio.Future[list[Any]] = self.loop.create_future()
+            nobody.add_done_callback(lambda unread: unread.exception())
+            self._waiting.append((until, len(self._deferred), [], nobody))
+            self._deferred.clear()
         self._transport.write(commands)
-        self._waiting.append((self.loop.time() + self._patience, count, [], future))
+        if count:
+            self._waiting.append((until, count, [], future))
         if self._timer is None:
             self._timer = self.loop.call_later(self._patience, self._expire)
         return future
+
+    def defer(self, command: bytes) -> None:
+        """Write a command together with the next ones, or in a few milliseconds; nobody learns of its reply."""
+        self._deferred.append(command)
+        if len(self._deferred) == 1:
+            self.loop.call_later(_DEFERRED_SECONDS, self._write_deferred)
+
+    def _write_deferred(self) -> None:
+        if self._deferred and self.open:
+            self.ask(b"", 0)
 
     def abort(self) -> None:
         """Drop the connection; whoever waits is told."""

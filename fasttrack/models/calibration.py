@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -123,11 +124,16 @@ class Conformal:
         found = tuple(_rank(group, coverage) if len(group) > enough else margin for group in margins)
         return cls(coverage, margin, len(truth), tuple(float(edge) for edge in edges), found)
 
+    @cached_property
+    def _groups(self) -> tuple[Array, Array]:
+        return np.array(self.edges), np.array(self.margins)
+
     def apply(self, value: Array, ends: Interval, logit: Array) -> Interval:
         """The interval's ends [B]; stretched to `value` where a negative margin would leave it out."""
         margin: Any = self.margin
         if self.margins:
-            margin = np.array(self.margins)[np.searchsorted(np.array(self.edges), logit)]
+            edges, margins = self._groups
+            margin = margins[edges.searchsorted(logit)]
         return np.minimum(ends[0] - margin, value), np.maximum(ends[1] + margin, value)
 
     def to_json(self) -> dict[str, Any]:

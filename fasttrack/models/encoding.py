@@ -184,19 +184,20 @@ class Encoder:
             InvalidRequestError: an unknown column, a wrong type, NaN or infinity, a missing value where none may be,
                 or columns of different lengths.
         """
-        unknown = sorted(set(columns) - self._names)
-        if unknown:
+        if unknown := columns.keys() - self._names:
+            name = min(unknown)
             raise InvalidRequestError(
-                f"unknown feature {unknown[0]!r}.",
-                where=unknown[0],
+                f"unknown feature {name!r}.",
+                where=name,
                 fix=f"The features are: {', '.join(sorted(self._names))}.",
             )
-        sizes = {name: len(values) for name, values in columns.items()}
-        if len(set(sizes.values())) != 1:
+        sizes = set(map(len, columns.values()))
+        if len(sizes) != 1:
+            found = {name: len(values) for name, values in columns.items()}
             raise InvalidRequestError(
-                f"the features need the same number of rows, got {sizes}.", fix="Send one value a row."
+                f"the features need the same number of rows, got {found}.", fix="Send one value a row."
             )
-        count = next(iter(sizes.values()))
+        (count,) = sizes
         sequence, length = self._sequence(columns, count)
         return Batch(self._numeric(columns, count, strict), self._categorical(columns, count, strict), sequence, length)
 
@@ -224,7 +225,7 @@ class Encoder:
         return out
 
     def _few_numeric(self, columns: Mapping[str, Array | Sequence[Any]], count: int, strict: bool) -> Array:
-        absent = np.full(count, np.nan, np.float32)
+        absent = [None] * count
         values = few_floats([(column.name, columns.get(column.name, absent)) for column in self.numeric])
         missing = np.isnan(values)
         if strict and missing[self._required].any():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from fasttrack.models.batch import Array, Batch
 from fasttrack.models.calibration import Conformal, Platt
 from fasttrack.models.device import VARIABLE, device
 from fasttrack.models.encoding import Encoder
+from fasttrack.models.few_rows import MOST_ROWS, FewRows
 from fasttrack.models.int8 import INT8, computes_integers, load_quantized
 from fasttrack.models.layers import Network, Sizes
+from fasttrack.models.straight import Straight
 
 _LOG = logging.getLogger(__name__)
 # Large enough to fill the cores, small enough for the activations to stay in the cache.
@@ -29,6 +32,8 @@ _CHUNK = 4096
 # Fewer rows are predicted sooner by one core than a GPU is started for them (H100: 0.8 ms for any number up to 256).
 _FEW = 512
 _GPU_CHUNK = 65536
+
+_Forward = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class Predictor:
         self.calibration = calibration
         self.conformal = conformal
         self._network = network.eval().requires_grad_(False)
+        self._straight = Straight(self._network)
+        self._few = FewRows.of(self._network)
         self._on_gpu = self._copy(device())
         self._center, self._scale = scale
 
@@ -115,13 +122,15 @@ class Predictor:
 
     def raw(self, batch: Batch) -> Raw:
         """Outputs before calibration, for any number of rows; many at a time by the GPU, if there is to be one."""
+        if self._few is not None and 0 < len(batch) <= MOST_ROWS:
+            return self._raw(*self._few(batch))
         gpu = self._on_gpu if len(batch) > _FEW else None
-        place, network = gpu or (torch.device("cpu"), self._network)
+        forward = partial(_on, *gpu) if gpu else self._straight
         size = _GPU_CHUNK if gpu else _CHUNK
         if 0 < len(batch) <= size:
-            return self._raw(*_forward(network, place, batch))
+            return self._raw(*_forward(forward, batch))
         starts = range(0, len(batch), size)
-        parts = [_forward(network, place, batch.take(slice(start, start + size))) for start in starts]
+        parts = [_forward(forward, batch.take(slice(start, start + size))) for start in starts]
         logit = np.concatenate([part[0] for part in parts]) if parts else np.zeros(0)
         ends = np.concatenate([part[1] for part in parts]) if parts else np.zeros((0, 3))
         return self._raw(logit, ends)
@@ -150,11 +159,16 @@ class Predictor:
         return self.predict(self.encoder.encode_rows(rows))
 
 
-def _forward(network: Network, place: torch.device, batch: Batch) -> tuple[Array, Array]:
+def _on(place: torch.device, network: Network, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    logit, ends = network(*(each.to(place) for each in inputs))
+    return logit.cpu(), ends.cpu()
+
+
+def _forward(forward: _Forward, batch: Batch) -> tuple[Array, Array]:
     with torch.inference_mode():
         inputs = [torch.from_numpy(np.ascontiguousarray(values)) for values in batch.tensors().values()]
-        logit, value = network(*(inputs if place.type == "cpu" else [each.to(place) for each in inputs]))
-    return logit.cpu().numpy(), value.cpu().numpy()
+        logit, ends = forward(*inputs)
+    return logit.numpy(), ends.numpy()
 
 
 def _network(files: Mapping[str, bytes], config: Mapping[str, Any]) -> tuple[Network, Encoder, tuple[float, float]]:

@@ -60,11 +60,15 @@ class PiecewiseLinear(nn.Module):
         edges = np.quantile(numeric, levels, axis=0, method="nearest").T if numeric.shape[1] else self.edges.numpy()
         self.edges.copy_(torch.from_numpy(np.ascontiguousarray(edges, dtype=np.float32)))
 
-    def forward(self, numeric: Tensor) -> Tensor:
-        """Bins of equal edges become steps."""
+    def ramps(self) -> tuple[Tensor, Tensor]:
+        """Where each bin begins and how wide it is, [n, BINS] each."""
         low = self.edges[:, :-1]
         # Kept finite so that a value that stands for half of the rows is a steep ramp, not a division by zero.
-        width = (self.edges[:, 1:] - low).clamp_min(_NARROWEST)
+        return low, (self.edges[:, 1:] - low).clamp_min(_NARROWEST)
+
+    def forward(self, numeric: Tensor) -> Tensor:
+        """Bins of equal edges become steps."""
+        low, width = self.ramps()
         return ((numeric.unsqueeze(2) - low) / width).clamp(0.0, 1.0).flatten(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from fasttrack.errors import InvalidRequestError
 from fasttrack.models.batch import Array
 
+_PLAIN = {float, type(None)}
 _TOO_LARGE = "an infinite or too large number"
 
 
@@ -39,18 +41,33 @@ def few_floats(columns: Sequence[tuple[str, Array | Sequence[Any]]]) -> Array:
     Raises:
         InvalidRequestError: as `floats`.
     """
-    listed = []
-    for name, values in columns:
-        if isinstance(values, np.ndarray) and values.dtype != object:
-            listed.append(floats(name, values).tolist())
-        else:
-            # A plain number is looked at no further.
-            listed.append([v if type(v) is float and v == v else _number(name, v) for v in values])
+    found = _plain_floats([values for _, values in columns])
+    if found is None:
+        found = np.array([_listed(name, values) for name, values in columns], np.float64)
     with np.errstate(over="ignore"):
-        found = np.array(listed, np.float64).astype(np.float32)
+        found = found.astype(np.float32)
     if np.isinf(found).any():
         raise _wrong(columns[int(np.isinf(found).any(axis=1).argmax())][0], _TOO_LARGE, "a finite number")
     return found
+
+
+def _plain_floats(columns: Sequence[Array | Sequence[Any]]) -> Array | None:
+    """Lists of nothing but floats and None as float64 [columns, B]; None where one has to look at each value."""
+    if set(map(type, columns)) != {list}:
+        return None
+    flat = list(chain.from_iterable(columns))
+    if not set(map(type, flat)) <= _PLAIN:
+        return None
+    found = np.array(flat, np.float64)
+    # NaN in a list is refused.
+    return found.reshape(len(columns), -1) if np.count_nonzero(np.isnan(found)) == flat.count(None) else None
+
+
+def _listed(name: str, values: Array | Sequence[Any]) -> list[float]:
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        listed: list[float] = floats(name, values).tolist()
+        return listed
+    return [_number(name, value) for value in values]
 
 
 def categories(name: str, values: Array | Sequence[Any]) -> list[str | None]:

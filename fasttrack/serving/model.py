@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from kserve.model import Model
 from fasttrack.errors import InvalidRequestError
 from fasttrack.serving.package import ServedPackage
 from fasttrack.serving.tensors import InferenceAnswer, InferenceCall, Tensor
+from fasttrack.serving.trace import current
 
 
 class ServedModel(Model):  # type: ignore[misc]  # the SDK has no types
@@ -50,7 +50,7 @@ class ServedModel(Model):  # type: ignore[misc]  # the SDK has no types
         finally:
             self._timer.observe(time.perf_counter() - started)
         # The SDK's response model fails without an id, and clients may leave it out.
-        identity = call.id or uuid.uuid4().hex
+        identity = call.id or current().span_id
         parameters = {**self._origin, **parameters}
         return InferenceAnswer(self.name, self.package.version, identity, outputs, parameters)
 

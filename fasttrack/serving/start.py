@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+
+# Read when numpy is imported. Forward passes of few rows are too short to be shared: threads would only wait, spinning.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from fasttrack.errors import FastTrackError
 from fasttrack.serving import request_log

@@ -21,6 +21,12 @@ _KEYS = 50_000
 # One copy in a hundred messages, one in a thousand malformed.
 _COPY_EVERY, _BAD_EVERY = 100, 1000
 
+#: What the contract asks of an event, as Spark's SQL; types are the parser's to check.
+CONTRACT = """
+length(event_id) <= 40 AND customer_id RLIKE '^c[0-9]+$' AND ordered_at IS NOT NULL
+AND country IN ('DE', 'FR', 'US', 'IN', 'BR') AND amount BETWEEN 0 AND 10000 AND pieces BETWEEN 1 AND 500
+AND warehouse IS NOT NULL AND express IS NOT NULL
+"""
 _YAML = """
 api_version: fasttrack.ai/v1
 name: {name}

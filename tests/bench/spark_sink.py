@@ -1,7 +1,8 @@
 """What the drain is compared with: Spark Structured Streaming from Kafka into Parquet files, with its checkpoint.
 
-It parses JSON by the same fields and keeps topic, partition and offset. It checks no limits, finds no duplicates and
-sets nothing aside: what can't be parsed becomes nulls.
+It parses JSON by the same fields and keeps topic, partition and offset. Alone it checks no limits, finds no duplicates
+and sets nothing aside: what can't be parsed becomes nulls. With `checked` it leaves out what breaks the contract (dead
+letters would be a second query over the same topic) and drops copies within the dedup window, with state in RocksDB.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from fasttrack.local.jars import spark_kafka_jars
 from fasttrack.local.jvm import java_home
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
-from tests.bench.drain_load import STREAM
+from tests.bench.drain_load import CONTRACT, STREAM
 
 _TYPES = {"string": "string", "integer": "bigint", "number": "double", "boolean": "boolean", "timestamp": "timestamp"}
 
@@ -29,8 +30,8 @@ class Wrote:
     start_seconds: float
 
 
-def write(settings: Settings, case: UseCase, folder: Path, cores: int = 2) -> Wrote:
-    """Let Spark write what the topic holds, on so many cores."""
+def write(settings: Settings, case: UseCase, folder: Path, *, checked: bool = False, cores: int = 2) -> Wrote:
+    """Let Spark write what the topic holds, on so many cores; `checked`: once, and only what keeps the contract."""
     os.environ |= {"JAVA_HOME": str(java_home()), "SPARK_LOCAL_IP": "127.0.0.1"}
     from pyspark.sql import SparkSession
     from pyspark.sql import functions as f
@@ -43,6 +44,12 @@ def write(settings: Settings, case: UseCase, folder: Path, cores: int = 2) -> Wr
         .config("spark.driver.memory", "3g")
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.parquet.compression.codec", "zstd")
+        # As many as there are cores: each is a task with a state store of its own.
+        .config("spark.sql.shuffle.partitions", cores)
+        .config(
+            "spark.sql.streaming.stateStore.providerClass",
+            "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider",
+        )
         .getOrCreate()
     )
     try:
@@ -59,9 +66,14 @@ def write(settings: Settings, case: UseCase, folder: Path, cores: int = 2) -> Wr
         # The registry's header is five bytes.
         text = f.expr("substring(value, 6)").cast("string")
         rows = messages.select("topic", "partition", "offset", f.from_json(text, fields).alias("event"))
+        found = rows.select("topic", "partition", "offset", "event.*")
+        if checked:
+            stream = case.streams[STREAM]
+            window = f"{stream.dedup_window.total_seconds():.0f} seconds"
+            found = found.where(CONTRACT).withWatermark(stream.event_time, window)
+            found = found.dropDuplicatesWithinWatermark([stream.event_id])
         query = (
-            rows.select("topic", "partition", "offset", "event.*")
-            .writeStream.format("parquet")
+            found.writeStream.format("parquet")
             .option("path", str(folder / "rows"))
             .option("checkpointLocation", str(folder / "checkpoint"))
             .trigger(availableNow=True)

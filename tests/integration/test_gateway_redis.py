@@ -211,6 +211,32 @@ def test_without_redis_the_gateways_share_the_limit(
         assert statuses.count(429) == 12
 
 
+def test_deferred_commands_keep_their_order_and_go_alone_where_none_follows(own_redis: RedisServer) -> None:
+    async def story() -> None:
+        link = RedisLink(own_redis.url, patience=1.0)
+        assert await link.connect()
+        for number in range(100):
+            link.defer("SET", "newest", str(number))
+            link.defer("RPUSH", "all", str(number))
+            if number % 3 == 0:
+                # What was deferred before is there before the answer.
+                assert await link.execute("GET", "newest") == str(number).encode()
+        link.defer("NONSENSE")
+        link.defer("SET", "newest", "last")
+        # Nothing follows on this connection; another one sees it all the same.
+        other = RedisLink(own_redis.url, patience=1.0)
+        assert await other.connect()
+        async with asyncio.timeout(10):
+            while await other.execute("GET", "newest") != b"last":
+                await asyncio.sleep(0.01)
+        assert await link.execute("LRANGE", "all", 0, -1) == [str(number).encode() for number in range(100)]
+        other.close()
+        link.defer("SET", "newest", "lost")
+        link.close()
+
+    asyncio.run(story())
+
+
 def test_links_with_wrong_urls_and_dead_servers(own_redis: RedisServer) -> None:
     with pytest.raises(ConfigurationError, match="FASTTRACK_REDIS"):
         RedisLink("http://127.0.0.1", patience=0.1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import mmh3
 import numpy as np
@@ -22,6 +23,7 @@ _STRING = 2  # ValueType.STRING: names of keys always are, and so are our entiti
 _COUNT = struct.Struct("<I")
 _TYPE_AND_LENGTH = struct.Struct("<II")
 _DOUBLE = struct.Struct("<xd")  # the tag, then the number
+_DOUBLE_TAG = 5 << 3 | 1
 _PACKED = 0x0A  # field 1, length-delimited: `DoubleList.val`
 
 
@@ -74,6 +76,9 @@ def decode(stored: bytes | None) -> Value:
     """
     if not stored:
         return None
+    # Most values, by far.
+    if len(stored) == _DOUBLE.size and stored[0] == _DOUBLE_TAG:
+        return cast(float, _DOUBLE.unpack(stored)[0])
     try:
         return _DECODERS[stored[0]](stored)
     except (KeyError, IndexError, ValueError, struct.error) as error:
@@ -133,6 +138,6 @@ def _varint(stored: bytes, at: int) -> tuple[int, int]:
 _DECODERS: dict[int, Callable[[bytes], Value]] = {
     2 << 3 | 2: _text,
     4 << 3 | 0: _integer,
-    5 << 3 | 1: _double,
+    _DOUBLE_TAG: _double,
     15 << 3 | 2: _doubles,
 }

@@ -42,7 +42,8 @@ class Served:
         Raises:
             IntegrityError: a sequence isn't whole events.
         """
-        row: Row = {name: number(stored[name]) for name in self._scalars}
+        # As `number`, whose call would cost more than what it does.
+        row: Row = {name: value if (value := stored[name]) == value else None for name in self._scalars}
         for column in self._sequences:
             length = stored[column.name + LENGTH_SUFFIX]
             row[column.name] = self._events(column, stored[column.name])
