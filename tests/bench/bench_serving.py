@@ -11,6 +11,7 @@ are medians. Every answer must be a 200 of the right kind, and the first ones ha
     predictor binary  the same with binary tensors, as the transformer asks
     hit               through the gateway: a prediction by key that the cache has
     miss              through gateway, transformer (features from Redis) and predictor: another key each time
+    miss, in process  the same with `serving.in_process`: the transformer has the model itself; with a floor of its own
 
 "cpu" is user and system time of the processes that serve, divided by the requests; "with stores" counts Redis and
 PostgreSQL (audit and prediction rows) too. Prints a table, and one JSON object as the last line.
@@ -243,16 +244,15 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     return "\n".join([head, *lines])
 
 
-def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All ways, at all numbers of connections."""
+def run(options: argparse.Namespace, wanted: Sequence[str], in_process: bool) -> list[dict[str, Any]]:
+    """The floor and the wanted ways, at all numbers of connections."""
     counts = [int(count) for count in options.connections.split(",")]
     flights = int(options.flights or _FASTEST * options.seconds * options.rounds * len(counts) + 4000)
     found = []
     with ExitStack() as stack:
         platform = stack.enter_context(running_platform(["postgres", "redis"]))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        chain = stack.enter_context(running(platform, Path(folder), flights, options.in_process))
-        wanted = options.only.split(",")
+        chain = stack.enter_context(running(platform, Path(folder), flights, in_process))
         asked = [way for way in ways(chain) if way.name == "floor" or any(part in way.name for part in wanted)]
         for way in asked:
             if way.name == "hit":
@@ -263,7 +263,8 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
             for _ in range(options.rounds):
                 for way in asked:
                     runs[way.name].append(measure(way, count, options.seconds))
-            found += [summary(name, count, each, runs["floor"]) for name, each in runs.items()]
+            there = ", in process" if in_process else ""
+            found += [summary(name + there, count, each, runs["floor"]) for name, each in runs.items()]
             print(f"{count} connections done", file=sys.stderr, flush=True)
     return found
 
@@ -275,9 +276,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each way, in turn")
     parser.add_argument("--connections", default="1,8,64", help="at a time")
     parser.add_argument("--only", default="predictor,hit,miss", help="ways, or parts of their names")
-    parser.add_argument("--in-process", action="store_true", help="the transformer has the model itself")
+    parser.add_argument(
+        "--chains", default="servers,in-process", help="where the model is: in a server of its own, or not"
+    )
     parser.add_argument("--flights", type=int, help="keys in Redis; by default enough for all misses")
-    found = run(parser.parse_args())
+    options = parser.parse_args()
+    wanted, found = options.only.split(","), []
+    if "servers" in options.chains:
+        found += run(options, wanted, in_process=False)
+    if "in-process" in options.chains and "miss" in wanted:
+        found += run(options, ["miss"], in_process=True)
     print(table(found))
     conditions = {"load_average": os.getloadavg(), "processors": os.cpu_count()}
     print(json.dumps({"results": found, **conditions}))
