@@ -65,11 +65,20 @@ class ArmCounts:
 
 @dataclass
 class Mirror:
-    """What mirrored requests showed: how many, failed, left out as too many were under way, and how answers differ."""
+    """What mirrored requests showed.
+
+    Attributes:
+        requests, failures: how many, and how many of them the challenger failed.
+        dropped: those left out, as too many were under way.
+        rows: whose probabilities were compared; a request for tensors may have several, or none that can be compared.
+        disagreements: rows of another class.
+        difference: the sum of how far probabilities lie apart.
+    """
 
     requests: int = 0
     failures: int = 0
     dropped: int = 0
+    rows: int = 0
     disagreements: int = 0
     difference: float = 0.0
 

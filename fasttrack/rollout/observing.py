@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from fasttrack.rollout.arms import Arm
@@ -59,18 +60,33 @@ class Observer:
             counts.first_slow += slow and _first(self._slow, position)
 
     def mirrored(
-        self, *, failed: bool = False, dropped: bool = False, difference: float = 0.0, agree: bool = True
+        self,
+        ours: Sequence[float] | None = None,
+        theirs: Sequence[float] | None = None,
+        *,
+        failed: bool = False,
+        dropped: bool = False,
     ) -> None:
-        """Count one mirrored request; `difference` is that of the probabilities."""
+        """Count one mirrored request.
+
+        Args:
+            ours, theirs: probabilities by row, of champion and challenger. None of ours: there is nothing to compare;
+                where the challenger does not answer all of the champion's rows, it has failed.
+            failed: the challenger gave no answer.
+            dropped: it was not asked.
+        """
         mirror = self._window.mirror
         if dropped:
             mirror.dropped += 1
             return
         mirror.requests += 1
-        mirror.failures += failed
-        if not failed:
-            mirror.difference += abs(difference)
-            mirror.disagreements += not agree
+        if failed or (ours is not None and (theirs is None or len(theirs) != len(ours))):
+            mirror.failures += 1
+            return
+        for our, their in zip(ours or (), theirs or (), strict=False):
+            mirror.rows += 1
+            mirror.disagreements += (our >= 0.5) != (their >= 0.5)
+            mirror.difference += abs(our - their)
 
     def take(self) -> list[Window]:
         """What was counted since the last time; nothing if that is nothing."""

@@ -200,7 +200,7 @@ def test_counts_survive_their_json_and_add_up() -> None:
     for number in range(100):
         observer.count("champion" if number % 3 else "challenger", number / 100, failed=number % 10 == 0,
                        seconds=number / 200, slow_seconds=0.3)  # fmt: skip
-        observer.mirrored(difference=0.1, agree=number % 2 == 0)
+        observer.mirrored([0.45, 0.2], [0.55 if number % 2 else 0.35, 0.2])
     (found,) = observer.take()
     assert window(found.as_json()) == found
     both = total([found, found], 2)
