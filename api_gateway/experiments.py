@@ -194,8 +194,8 @@ class Experiments:
     def _count(self, assignment: Assignment, begun: float, *, failed: bool) -> None:
         running = assignment.known.running
         assignment.known.observer.count(
-            assignment.arm, assignment.position, failed=failed, seconds=time.monotonic() - begun,
-            slow_seconds=running.slow_seconds,
+            assignment.arm, assignment.position, step=running.step, failed=failed,
+            seconds=time.monotonic() - begun, slow_seconds=running.slow_seconds,
         )  # fmt: skip
         self._metrics.arm(assignment.champion.name, assignment.arm, failed=failed)
 
@@ -239,7 +239,8 @@ class Experiments:
         until = asked + running.lease_seconds
         known = self._known.get(running.target.usecase)
         if known is None or known.running.id != running.id:
-            return _Known(running, Observer(running.step), until)
+            # Where each request is a key of its own, none comes to two gateways.
+            return _Known(running, Observer(running.step, shared=running.plan.key != "request"), until)
         self._keep(running.id, known.observer.enter(running.step))
         return replace(known, running=running, until=until, champion=None, challenger=None)
 
