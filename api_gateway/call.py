@@ -73,14 +73,18 @@ class Call(Request):
             seconds = min(seconds, int(asked[:9]) / 1000)
         return self.started + seconds
 
-    def assign(self, question: Any) -> None:
-        """Draw the arm of a request on `question` (its canonical body), if a rollout runs; its servers answer then."""
+    def assign(self, question: Callable[[], Any]) -> None:
+        """Draw the arm of a request, if a rollout runs; its servers answer then.
+
+        Args:
+            question: gives what is asked about, in canonical form; called only where arms are drawn by it.
+        """
         served, who = self.served, self.who
         assignment = self.assignment = self.parts.experiments.assign(
             served,
             lambda running: key_bytes(
-                running.plan.key, tenant=who.tenant, subject=who.subject, question=question,
-                request_id=self.trace.span_id,
+                running.plan.key, tenant=who.tenant, subject=who.subject, request_id=self.trace.span_id,
+                question=question() if running.plan.key == "entity" else None,
             ),
         )  # fmt: skip
         self.answer_by(served if assignment is None else assignment.served)

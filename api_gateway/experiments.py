@@ -7,11 +7,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID, uuid4
 
 from api_gateway.deployments import Served
-from api_gateway.inference import Predicted
 from api_gateway.observability import Metrics, log, log_failure
 from fasttrack.errors import FastTrackError, InvalidRequestError, NotFoundError, UnavailableError
 from fasttrack.rollout.arms import Arm, arm, place
@@ -21,11 +20,13 @@ from fasttrack.rollout.records import Running
 
 #: Takes this gateway's name and what it counted; gives what runs. `fasttrack.rollout.store.Rollouts.exchange`.
 Exchange = Callable[[str, Sequence[tuple[UUID, int, Window]]], Sequence[Running]]
-Ask = Callable[[Served, float], Awaitable[Predicted]]
+Found = TypeVar("Found")
 #: An arm that needs more of a request's time than this has failed it: the other one must still be able to answer.
 SHARE: Final = 0.5
 _UNSENT: Final = 600
+#: Mirrored requests under way, and the bytes that they hold; one may always be.
 _MIRRORED: Final = 32
+_MIRRORED_BYTES: Final = 16_777_216
 _EVERY_SECONDS: Final = 1.0
 
 
@@ -81,6 +82,7 @@ class Experiments:
         self._known: dict[str, _Known] = {}
         self._unsent: deque[tuple[UUID, int, Window]] = deque(maxlen=_UNSENT)
         self._mirrors: set[asyncio.Task[None]] = set()
+        self._mirrored_bytes = 0
         self._fresh = True
 
     def assign(self, served: Served, key: Callable[[Running], bytes]) -> Assignment | None:
@@ -100,8 +102,13 @@ class Experiments:
         return Assignment(known, drawn, position, chosen, served)
 
     async def asked(
-        self, assignment: Assignment, ask: Ask, *, started: float, deadline: float
-    ) -> tuple[Predicted, Served]:
+        self,
+        assignment: Assignment,
+        ask: Callable[[Served, float], Awaitable[Found]],
+        *,
+        started: float,
+        deadline: float,
+    ) -> tuple[Found, Served]:
         """Ask the arm's servers; where the challenger fails, the champion answers instead. Also tells who did.
 
         Args:
@@ -134,42 +141,61 @@ class Experiments:
         self._count(assignment, begun, failed=time.monotonic() - begun > patience)
         return found, assignment.served
 
-    def mirror(self, assignment: Assignment, ask: Ask, answered: Predicted, *, seconds: float) -> None:
+    def mirror(
+        self,
+        assignment: Assignment,
+        ask: Callable[[Served, float], Awaitable[Found]],
+        answered: Found,
+        *,
+        probabilities: Callable[[Found], Sequence[float] | None],
+        seconds: float,
+        size: int = 0,
+    ) -> None:
         """In mode shadow, ask the challenger too, after the answer, and compare; beyond a limit, only count.
 
         Args:
             assignment: the request's.
             ask: as in `asked`.
             answered: what the champion said.
+            probabilities: reads an answer's probabilities, one a row; None: it has none to compare.
             seconds: that the challenger may take.
+            size: bytes that the request and its answer hold until then.
         """
         known = assignment.known
         if known.running.plan.mode != "shadow":
             return
-        if len(self._mirrors) >= _MIRRORED:
+        if len(self._mirrors) >= _MIRRORED or (self._mirrors and self._mirrored_bytes + size > _MIRRORED_BYTES):
             known.observer.mirrored(dropped=True)
             return
-        task = asyncio.create_task(self._mirrored(known, known.servers(assignment.champion), ask, answered, seconds))
-        self._mirrors.add(task)
-        task.add_done_callback(self._mirrors.discard)
 
-    async def _mirrored(self, known: _Known, served: Served, ask: Ask, answered: Predicted, seconds: float) -> None:
+        async def compared() -> None:
+            found = await ask(known.servers(assignment.champion), time.monotonic() + seconds)
+            ours = probabilities(answered)
+            known.observer.mirrored(ours, None if ours is None else probabilities(found))
+
+        def left(task: asyncio.Task[None]) -> None:
+            self._mirrors.discard(task)
+            self._mirrored_bytes -= size
+
+        task = asyncio.create_task(self._mirrored(known, compared))
+        self._mirrors.add(task)
+        self._mirrored_bytes += size
+        task.add_done_callback(left)
+
+    async def _mirrored(self, known: _Known, compared: Callable[[], Awaitable[None]]) -> None:
         try:
-            found = await ask(served, time.monotonic() + seconds)
+            await compared()
         except FastTrackError:
             known.observer.mirrored(failed=True)
         except Exception as error:
             log_failure("a mirrored request failed", error)
             known.observer.mirrored(failed=True)
-        else:
-            agree = (found.probability >= 0.5) == (answered.probability >= 0.5)
-            known.observer.mirrored(difference=found.probability - answered.probability, agree=agree)
 
     def _count(self, assignment: Assignment, begun: float, *, failed: bool) -> None:
         running = assignment.known.running
         assignment.known.observer.count(
-            assignment.arm, assignment.position, failed=failed, seconds=time.monotonic() - begun,
-            slow_seconds=running.slow_seconds,
+            assignment.arm, assignment.position, step=running.step, failed=failed,
+            seconds=time.monotonic() - begun, slow_seconds=running.slow_seconds,
         )  # fmt: skip
         self._metrics.arm(assignment.champion.name, assignment.arm, failed=failed)
 
@@ -213,7 +239,8 @@ class Experiments:
         until = asked + running.lease_seconds
         known = self._known.get(running.target.usecase)
         if known is None or known.running.id != running.id:
-            return _Known(running, Observer(running.step), until)
+            # Where each request is a key of its own, none comes to two gateways.
+            return _Known(running, Observer(running.step, shared=running.plan.key != "request"), until)
         self._keep(running.id, known.observer.enter(running.step))
         return replace(known, running=running, until=until, champion=None, challenger=None)
 

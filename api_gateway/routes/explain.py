@@ -23,7 +23,7 @@ async def explain(call: Call, name: str) -> Reply:
     asked = body.get("method")
     method = explanation_method(call.served, True if asked is None else asked, "method")
     # The explanation is of the model that predicts for the same key.
-    call.assign(question.entity or question.as_json())
+    call.assign(lambda: question.entity or question.as_json())
     served = call.served
     request: dict[str, Any] = {**question.as_json(), "method": method}
     call.audit["request_hash"] = hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -51,7 +51,7 @@ async def predict(call: Call, name: str) -> Reply:
         # Nonsense counts against the caller's limit too.
         await call.limit()
         raise
-    call.assign(asked.question.entity or asked.question.as_json())
+    call.assign(lambda: asked.question.entity or asked.question.as_json())
     served = call.served
     request = asked.as_json()
     key = _key(call, request)
@@ -149,7 +149,7 @@ async def _predicted(call: Call, question: Question) -> Predicted:
         return await ask(call.served, call.deadline)
     found, served = await experiments.asked(assignment, ask, started=call.started, deadline=call.deadline)
     call.answer_by(served)
-    experiments.mirror(assignment, ask, found, seconds=served.deadline)
+    experiments.mirror(assignment, ask, found, probabilities=lambda each: [each.probability], seconds=served.deadline)
     return found
 
 

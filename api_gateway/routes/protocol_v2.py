@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
 import orjson
 
 from api_gateway.call import Call
+from api_gateway.deployments import Served
 from api_gateway.edge import guard, public
 from api_gateway.inference import error_of
 from api_gateway.problems import refused
 from api_gateway.reply import Reply, json_reply
 from api_gateway.routes.bodies import check_encoding
 from api_gateway.routes.operations import readiness
+from api_gateway.tensors import InferBody, probabilities
 from api_gateway.upstream import Answer
 from fasttrack import __version__
+from fasttrack.errors import InvalidRequestError
 
-_PASSED: Final = ("content-type", "inference-header-content-length")
+_LENGTH: Final = "inference-header-content-length"
+_PASSED: Final = ("content-type", _LENGTH)
 _TYPES: Final = ("", "application/json", "application/octet-stream")
 
 
@@ -43,18 +46,18 @@ async def ready(call: Call) -> Reply:
 @guard("metadata")
 async def model(call: Call, name: str) -> Reply:
     """Metadata of a model: its inputs and outputs as tensors."""
-    return await _forwarded(call, f"/v2/models/{call.served.name}", None)
+    return await _forwarded(call, f"/v2/models/{call.served.name}")
 
 
 @guard("metadata")
 async def model_ready(call: Call, name: str) -> Reply:
     """Whether a model is ready."""
-    return await _forwarded(call, f"/v2/models/{call.served.name}/ready", None)
+    return await _forwarded(call, f"/v2/models/{call.served.name}/ready")
 
 
 @guard("infer")
 async def infer(call: Call, name: str) -> Reply:
-    """Infer with tensors, as JSON or binary; nothing of the body is changed or looked at."""
+    """Infer with tensors, as JSON or binary; nothing of the body is changed."""
     check_encoding(call)
     kind = call.fields.get(b"content-type", "").partition(";")[0].strip().lower()
     if kind not in _TYPES:
@@ -64,46 +67,79 @@ async def infer(call: Call, name: str) -> Reply:
             where="header Content-Type",
             fix="Send application/json.",
         )
-    body = await call.read(call.parts.options.max_infer_bytes)
-    served = call.served
+    content = await call.read(call.parts.options.max_infer_bytes)
+    body, served = InferBody(content, call.fields.get(_LENGTH.encode())), call.served
     if served.usecase.serving.query_budget is not None:
-        await call.spend(_rows(body, call.fields.get(b"inference-header-content-length")))
-    call.audit |= {
-        "request_hash": hashlib.sha256(body).hexdigest(),
-        "model_version": served.version,
-        "digest": served.digest,
-    }
-    return await _forwarded(call, f"/v2/models/{served.name}/infer", body)
+        await call.spend(body.rows)
+    call.audit["request_hash"] = body.digest
+    call.assign(lambda: body.question(served.validator.entity_keys))
+    return _reply(call, await _inferred(call, content))
 
 
-def _rows(body: bytes, header: str | None) -> int:
-    """How many rows an infer request asks for; what can't be read is left to the model server to refuse, as one."""
+class _Refused(InvalidRequestError):
+    """A model server's answer that is neither a prediction nor a failure; it passes as it is."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"the model server answered {answer.status}.")
+        self.answer = answer
+
+
+async def _inferred(call: Call, content: bytes) -> Answer:
+    """The answer of the request's arm; afterwards `call.served` is who gave it."""
+    path, assignment, experiments = f"/v2/models/{call.served.name}/infer", call.assignment, call.parts.experiments
+    if assignment is None:
+        return await _asked(call, call.served, path, content, call.deadline)
+
+    async def ask(served: Served, until: float) -> Answer:
+        answer = await _asked(call, served, path, content, until)
+        if answer.status != 200:
+            raise _Refused(answer)
+        return answer
+
     try:
-        document = orjson.loads(body if header is None else body[: int(header)])
-        return max([1, *(int(tensor["shape"][0]) for tensor in document["inputs"])])
-    except (ValueError, KeyError, TypeError, IndexError, orjson.JSONDecodeError):
-        return 1
+        found, served = await experiments.asked(assignment, ask, started=call.started, deadline=call.deadline)
+    except _Refused as refusal:
+        call.answer_by(assignment.champion)
+        return refusal.answer
+    call.answer_by(served)
+    experiments.mirror(
+        assignment, ask, found, probabilities=lambda each: probabilities(each.body, each.headers.get(_LENGTH)),
+        seconds=served.deadline, size=len(content) + len(found.body),
+    )  # fmt: skip
+    return found
 
 
-async def _forwarded(call: Call, path: str, body: bytes | None) -> Reply:
+async def _forwarded(call: Call, path: str) -> Reply:
+    return _reply(call, await _asked(call, call.served, path, None, call.deadline))
+
+
+async def _asked(call: Call, served: Served, path: str, body: bytes | None, deadline: float) -> Answer:
     headers = {name: value for name in _PASSED if (value := call.fields.get(name.encode())) is not None}
     if body is not None:
         headers.setdefault("content-type", "application/octet-stream")
     answer = await call.parts.upstreams.call(
         "transformer",
-        call.served.transformer,
+        served.transformer,
         path,
-        deadline=call.deadline,
-        usual=call.served.deadline,
+        deadline=deadline,
+        usual=served.deadline,
         trace=call.trace,
         body=body,
         headers=headers,
     )
     if answer.status >= 500:
         raise error_of(answer.status, _json(answer), "transformer")
+    return answer
+
+
+def _reply(call: Call, answer: Answer) -> Reply:
     kind = answer.headers.get("content-type", "application/json").encode("latin-1")
-    length = answer.headers.get("inference-header-content-length")
-    passed = [(b"inference-header-content-length", length.encode("latin-1"))] if length else []
+    length = answer.headers.get(_LENGTH)
+    passed = [(_LENGTH.encode(), length.encode("latin-1"))] if length else []
+    if call.assignment is not None:
+        # The body is not ours to write into.
+        said = 'rollout="{rollout}", mode={mode}, arm={arm}'.format_map(call.experiment)
+        passed.append((b"x-experiment", said.encode()))
     return Reply(answer.status, answer.body, kind, passed)
 
 

@@ -242,7 +242,7 @@ def _text(found: dict[str, Any]) -> str:
     mirror = found["overall"]["mirror"]
     if mirror["requests"]:
         lines.append(f"  mirrored: {mirror['requests']:,}, {mirror['failures']:,} failed, "
-                     f"{mirror['disagreements']:,} of another class")  # fmt: skip
+                     f"{mirror['disagreements']:,} of {mirror['rows']:,} rows of another class")  # fmt: skip
     for metric, odds in found["odds"].items():
         worse, fine = (f"{math.exp(min(odds[side], 99)):.3g}" for side in ("worse", "no_worse"))
         lines.append(f"  {metric}: odds of {worse} to 1 that it is worse, {fine} to 1 that it is no worse")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from psycopg2.extensions import cursor as Cursor
@@ -18,6 +19,7 @@ from fasttrack.registry.records import Stage
 from fasttrack.registry.values import jsonb
 from fasttrack.rollout import rows
 from fasttrack.rollout.counts import Window, total
+from fasttrack.rollout.once import KINDS, once, room
 from fasttrack.rollout.records import Decision, Rollout, Status
 from fasttrack.rollout.verdict import SLOW_SHARE, Evidence, Verdict, judge, weigh, weigh_labels
 
@@ -61,7 +63,8 @@ def _look(cursor: Cursor, rollout: Rollout) -> None:
 
 def _weighed(cursor: Cursor, rollout: Rollout) -> Rollout:
     """The rollout with all that came since the last look."""
-    windows = rows.waiting(cursor, rollout.id, _WINDOWS)
+    came, left = rows.waiting(cursor, rollout.id, _WINDOWS), room(rollout.counted, rollout.overall)
+    windows = once(came, rollout.step, left, partial(rows.keep, cursor, rollout.id))
     seen = rollout.evidence
     for window in windows:
         found = weigh(rollout.plan, seen, window.step, window)
@@ -97,6 +100,7 @@ def _go_on(cursor: Cursor, rollout: Rollout, verdict: Verdict) -> None:
     step, evidence, counted = rollout.step, rollout.evidence, rollout.counted
     if verdict.action == "advance":
         rows.log(cursor, rollout.id, "advance", WHO, verdict.why, facts(rollout))
+        rows.forget_keys(cursor, rollout.id, "seen")
         step, evidence, counted = step + 1, replace(evidence, fine={}, labels=0), Window(step + 1)
     cursor.execute(
         "UPDATE rollouts SET step = %s, evidence = %s::jsonb, counted = %s::jsonb, overall = %s::jsonb, why = %s,"
@@ -135,6 +139,7 @@ def end(cursor: Cursor, rollout: Rollout, action: Decision, who: str, why: str) 
         " evidence = %s::jsonb, counted = %s::jsonb, overall = %s::jsonb WHERE id = %s",
         (status, why, *(jsonb(each.as_json()) for each in documents), rollout.id),
     )
+    rows.forget_keys(cursor, rollout.id, *KINDS)
     cursor.execute("DELETE FROM rollout_windows WHERE rollout = %s", (rollout.id,))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Final, get_args
 
 from fasttrack.rollout.arms import Arm
+
+ARMS: Final[tuple[Arm, ...]] = get_args(Arm)
 
 #: Upper bounds of the histogram of seconds; what is slower is counted after the last.
 BOUNDS: Final = (
@@ -65,11 +67,20 @@ class ArmCounts:
 
 @dataclass
 class Mirror:
-    """What mirrored requests showed: how many, failed, left out as too many were under way, and how answers differ."""
+    """What mirrored requests showed.
+
+    Attributes:
+        requests, failures: how many, and how many of them the challenger failed.
+        dropped: those left out, as too many were under way.
+        rows: whose probabilities were compared; a request for tensors may have several, or none that can be compared.
+        disagreements: rows of another class.
+        difference: the sum of how far probabilities lie apart.
+    """
 
     requests: int = 0
     failures: int = 0
     dropped: int = 0
+    rows: int = 0
     disagreements: int = 0
     difference: float = 0.0
 
@@ -81,19 +92,25 @@ class Mirror:
 
 @dataclass
 class Window:
-    """Counts of one gateway under one step of a rollout."""
+    """Counts of one gateway under one step of a rollout.
+
+    Attributes:
+        firsts: the keys (`arms.place`) that counts of keys are of, by arm and the count's name, for `once.once`; empty:
+            no other gateway can have counted them.
+    """
 
     step: int = 0
     champion: ArmCounts = field(default_factory=ArmCounts)
     challenger: ArmCounts = field(default_factory=ArmCounts)
     mirror: Mirror = field(default_factory=Mirror)
+    firsts: dict[Arm, dict[str, list[float]]] = field(default_factory=dict)
 
     def of(self, arm: Arm) -> ArmCounts:
         """The counts of an arm."""
         return self.challenger if arm == "challenger" else self.champion
 
     def add(self, other: Window) -> None:
-        """Add another's counts; the step stays."""
+        """Add another's counts; step and `firsts` stay."""
         self.champion.add(other.champion)
         self.challenger.add(other.challenger)
         self.mirror.add(other.mirror)
@@ -104,17 +121,22 @@ class Window:
         return not (self.champion.requests or self.challenger.requests or self.mirror.requests or self.mirror.dropped)
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values, for `window`."""
-        return asdict(self)
+        """As JSON values without `firsts`, for `window`."""
+        return asdict(replace(self, firsts={}), dict_factory=_counts)
 
 
-def window(document: dict[str, Any]) -> Window:
+def _counts(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in items if name != "firsts"}
+
+
+def window(document: dict[str, Any], firsts: dict[Arm, dict[str, list[float]]] | None = None) -> Window:
     """A window from its JSON values."""
     return Window(
         document["step"],
         ArmCounts(**document["champion"]),
         ArmCounts(**document["challenger"]),
         Mirror(**document["mirror"]),
+        firsts or {},
     )
 
 

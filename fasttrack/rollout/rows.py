@@ -44,9 +44,21 @@ JOIN model_versions v ON v.name = c.usecase AND v.version = c.version
 WHERE r.status = 'running' ORDER BY r.usecase
 """
 _APPEND: Final = """
-INSERT INTO rollout_windows (rollout, gateway, number, content)
-SELECT id::uuid, gateway, number, content::jsonb FROM (VALUES %s) AS new (id, gateway, number, content)
+INSERT INTO rollout_windows (rollout, gateway, number, content, firsts)
+SELECT id::uuid, gateway, number, content::jsonb, firsts::jsonb
+FROM (VALUES %s) AS new (id, gateway, number, content, firsts)
 WHERE EXISTS (SELECT 1 FROM rollouts WHERE rollouts.id = new.id::uuid AND status = 'running') ON CONFLICT DO NOTHING
+"""
+# Which keys they were has done its work once the window is weighed; the counts stay, as the window may come again.
+_WEIGHED: Final = """
+UPDATE rollout_windows w SET weighed = true, firsts = NULL
+FROM (SELECT * FROM rollout_windows WHERE rollout = %s AND NOT weighed ORDER BY at LIMIT %s) AS old
+WHERE w.rollout = old.rollout AND w.gateway = old.gateway AND w.number = old.number
+RETURNING old.at, old.content, old.firsts
+"""
+_KEEP: Final = """
+INSERT INTO rollout_keys (rollout, kind, position) SELECT %s, %s, unnest(%s::float8[])
+ON CONFLICT DO NOTHING RETURNING position
 """
 # The first prediction that an entity got in the rollout is the one that its outcome judges.
 _LABELLED: Final = """
@@ -139,18 +151,29 @@ def log(cursor: Cursor, id: UUID, action: Decision, who: str, why: str, facts: M
 def append(cursor: Cursor, gateway: str, counted: Sequence[tuple[UUID, int, Window]]) -> None:
     """Keep windows; one that is there already, or whose rollout has ended, is left out."""
     if counted:
-        rows = [(str(id), gateway, number, jsonb(each.as_json())) for id, number, each in counted]
+        rows = [
+            (str(id), gateway, number, jsonb(each.as_json()), jsonb(each.firsts or None))
+            for id, number, each in counted
+        ]
         execute_values(cursor, _APPEND, rows)
 
 
 def waiting(cursor: Cursor, id: UUID, most: int) -> list[Window]:
     """Windows that were not weighed yet, in the order in which they came; they count as weighed from now on."""
-    cursor.execute(
-        "UPDATE rollout_windows SET weighed = true WHERE (rollout, gateway, number) IN (SELECT rollout, gateway, number"
-        " FROM rollout_windows WHERE rollout = %s AND NOT weighed ORDER BY at LIMIT %s) RETURNING at, content",
-        (id, most),
-    )
-    return [window(content) for _, content in sorted(cursor.fetchall(), key=lambda row: row[0])]
+    cursor.execute(_WEIGHED, (id, most))
+    found = sorted(cursor.fetchall(), key=lambda row: row[0])
+    return [window(content, firsts) for _, content, firsts in found]
+
+
+def keep(cursor: Cursor, id: UUID, kind: str, positions: Sequence[float]) -> set[float]:
+    """Keep keys as counted (`once.Keep`); only for whoever has the rollout's row for itself."""
+    cursor.execute(_KEEP, (id, kind, list(positions)))
+    return {position for (position,) in cursor.fetchall()}
+
+
+def forget_keys(cursor: Cursor, id: UUID, *kinds: str) -> None:
+    """Remove the keys of these kinds: they may count again."""
+    cursor.execute("DELETE FROM rollout_keys WHERE rollout = %s AND kind = ANY(%s)", (id, list(kinds)))
 
 
 def forget(cursor: Cursor, id: UUID) -> None:

@@ -16,6 +16,7 @@ from tests.integration.gateway_processes import Process
 from tests.loopback import HOST
 
 PATH = "/v1/usecases/flights/predict"
+INFER = "/v2/models/flights/infer"
 
 
 @dataclass
@@ -44,17 +45,27 @@ class Traffic:
 
 
 @contextmanager
-def traffic(gateways: Sequence[Process], callers: int = 6, flights: int = 10**9) -> Iterator[Traffic]:
-    """Ask all gateways until the block ends; there are so many `flights`, asked for one after the other."""
+def traffic(
+    gateways: Sequence[Process], callers: int = 6, flights: int = 10**9, paths: Sequence[str] = (PATH,)
+) -> Iterator[Traffic]:
+    """Ask all gateways until the block ends; there are so many `flights`, asked for one after the other.
+
+    Args:
+        gateways: callers are spread over them.
+        callers: how many ask at a time.
+        flights: how many there are.
+        paths: each caller goes from one to the next: `PATH`, `INFER`.
+    """
     found, stop, numbers = Traffic(), threading.Event(), itertools.count()
 
     def call(gateway: Process) -> None:
+        turns = itertools.cycle(paths)
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {_token(gateway)}"}
         connection = http.client.HTTPConnection(HOST, gateway.port, timeout=20)
         while not stop.is_set():
-            flight = f"f-{next(numbers) % flights}"
+            flight, path = f"f-{next(numbers) % flights}", next(turns)
             try:
-                connection.request("POST", PATH, json.dumps({"entity": {"flight_id": flight}}), headers)
+                connection.request("POST", path, json.dumps(asked(path, flight)), headers)
                 answer = connection.getresponse()
                 body: Any = json.loads(answer.read())
             except (OSError, http.client.HTTPException):
@@ -62,7 +73,7 @@ def traffic(gateways: Sequence[Process], callers: int = 6, flights: int = 10**9)
                 found.broken.append(gateway.port)
                 time.sleep(0.2)
                 continue
-            arm = (body.get("experiment") or {}).get("arm", "")
+            arm = (body.get("experiment") or {}).get("arm", "") or said(answer.headers.get("X-Experiment", ""))
             found.answers.append((time.monotonic(), answer.status, arm, flight))
         connection.close()
 
@@ -78,5 +89,17 @@ def traffic(gateways: Sequence[Process], callers: int = 6, flights: int = 10**9)
                 thread.join()
 
 
+def asked(path: str, flight: str) -> dict[str, Any]:
+    """The body that asks about one flight."""
+    if path == PATH:
+        return {"entity": {"flight_id": flight}}
+    return {"inputs": [{"name": "flight_id", "datatype": "BYTES", "shape": [1], "data": [flight]}]}
+
+
+def said(header: str) -> str:
+    """The arm in `X-Experiment`; empty where no rollout runs."""
+    return header.rpartition("arm=")[2]
+
+
 def _token(gateway: Process) -> str:
-    return gateway.issuer.token("flights-predictor")
+    return gateway.issuer.token("flights-admin")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +21,13 @@ from fasttrack.errors import ConflictError, NotFoundError
 from fasttrack.local.platform import Platform
 from fasttrack.registry.records import PredictionRow
 from fasttrack.registry.store import Registry
+from fasttrack.rollout.arms import arm, key_bytes, place
 from fasttrack.rollout.counts import ArmCounts, Window
 from fasttrack.rollout.plan import Plan
 from fasttrack.rollout.store import Rollouts
 from tests.integration.gateway_processes import Process, process, settings_for
 from tests.integration.registry_database import digest, opened
-from tests.integration.rollout_traffic import traffic
+from tests.integration.rollout_traffic import INFER, PATH, asked, traffic
 from tests.loopback import cable_to
 from tests.unit.gateway_harness import ModelServer, TestIssuer, deployment, model_server, until
 
@@ -109,11 +112,12 @@ def test_a_harmless_challenger_goes_step_by_step_and_becomes_the_champion(
     assert 0 < counted <= len(seen.answers)
 
 
+@pytest.mark.parametrize("path", [PATH, INFER], ids=["predictions", "tensors"])
 def test_a_challenger_that_breaks_is_gone_within_five_seconds_and_no_caller_notices(
-    world: World, two: tuple[Process, Process]
+    world: World, two: tuple[Process, Process], path: str
 ) -> None:
     begin(world, LONG)
-    with traffic(two) as seen:
+    with traffic(two, paths=[path]) as seen:
         until(lambda: Counter(seen.arms())["challenger"] > 200)
         world.challenger.status = 500
         broke = time.monotonic()
@@ -140,14 +144,14 @@ def test_a_slow_challenger_is_rolled_back_for_its_latency(world: World, two: tup
     assert "latency are worse" in world.rollouts.newest("flights").why
 
 
-def test_a_key_stays_in_its_arm_on_every_gateway(world: World, two: tuple[Process, Process]) -> None:
+def test_a_key_stays_in_its_arm_on_every_gateway_and_route(world: World, two: tuple[Process, Process]) -> None:
     begin(world, Plan(mode="ab", steps=(30,)))
-    with traffic(two, flights=400) as seen:
+    with traffic(two, flights=400, paths=[PATH, PATH, INFER]) as seen:
         until(lambda: len([arm for arm in seen.arms() if arm]) > 1600, 60)
     arms: dict[str, set[str]] = {}
-    for _, _, arm, flight in seen.answers:
-        if arm:
-            arms.setdefault(flight, set()).add(arm)
+    for _, _, told, flight in seen.answers:
+        if told:
+            arms.setdefault(flight, set()).add(told)
     assert len(arms) == 400
     assert all(len(found) == 1 for found in arms.values())
     share = sum(found == {"challenger"} for found in arms.values()) / 400
@@ -156,6 +160,84 @@ def test_a_key_stays_in_its_arm_on_every_gateway(world: World, two: tuple[Proces
     rows = [row for row in world.registry.predictions("flights", 10_000) if row.entity["flight_id"] in arms]
     for row in rows[:500]:
         assert row.version == 2 if arms[row.entity["flight_id"]] == {"challenger"} else 1
+
+
+def flights_of(world: World, name: str, count: int) -> list[str]:
+    """Flights whose arm is this one in the rollout that runs."""
+    rollout = world.rollouts.newest("flights")
+    found = []
+    for flight in (f"k-{number}" for number in range(10_000)):
+        key = key_bytes("entity", tenant="", subject="", question={"flight_id": flight}, request_id="")
+        if arm(place(rollout.id, key), rollout.plan.weight(0)) == name:
+            found.append(flight)
+    return found[:count]
+
+
+def test_a_key_counts_once_over_gateways_routes_and_a_gateway_that_dies(
+    world: World, two: tuple[Process, Process], platform: Platform, tmp_path: Path
+) -> None:
+    begin(world, LONG)
+    world.challenger.status = 500
+    flights = [*flights_of(world, "challenger", 6), *flights_of(world, "champion", 9)]
+
+    def ask(gateway: Process, times: int) -> None:
+        token = gateway.issuer.token("flights-admin")
+        until(lambda: "experiment" in gateway.ask("POST", PATH, asked(PATH, flights[0]), token)[1])
+        for path, flight in itertools.product((PATH, INFER), flights * times):
+            assert gateway.ask("POST", path, asked(path, flight), token)[0] == 200
+
+    def counted() -> tuple[int, int, int, int]:
+        found = world.rollouts.newest("flights").overall
+        theirs, ours = found.challenger, found.champion
+        return theirs.keys, theirs.first_failures, ours.keys, ours.first_failures
+
+    def asked_of_the_challenger() -> int:
+        return world.rollouts.newest("flights").overall.challenger.failures
+
+    for gateway in two:
+        ask(gateway, 3)
+    until(lambda: asked_of_the_challenger() >= 2 * 2 * 3 * 6)
+    assert counted() == (6, 6, 9, 0)
+    two[0].popen.kill()
+    two[0].popen.wait()
+    before = asked_of_the_challenger()
+    with process(settings_for(platform, world.dsn, world.issuer), tmp_path, world.issuer) as third:
+        ask(third, 1)
+        until(lambda: asked_of_the_challenger() >= before + 2 * 6)
+    # Counted on each gateway, these six would have been more than enough to roll it back.
+    assert counted() == (6, 6, 9, 0)
+    assert state(world) == "running"
+    world.rollouts.abort("flights", **WHO)
+    with closing(psycopg2.connect(world.dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM rollout_keys")
+        assert cursor.fetchone() == (0,)
+
+
+def test_gateways_that_tell_of_the_same_keys_at_the_same_time_count_each_once(world: World) -> None:
+    begin(world, Plan(mode="ab", steps=(50,)))
+    id = world.rollouts.newest("flights").id
+
+    def gateway(name: str) -> None:
+        for number in range(5):
+            # Each window repeats half of the keys of the one before, on all gateways alike.
+            keys = [place(id, b"%d" % key) for key in range(number * 100, number * 100 + 200)]
+            ours, theirs = ([key for key in keys if arm(key, 0.5) == name] for name in ("champion", "challenger"))
+            window = Window(0, firsts={"champion": {"keys": ours}, "challenger": {"keys": theirs}})
+            window.champion.requests, window.challenger.requests = len(ours), len(theirs)
+            world.rollouts.exchange(name, [(id, number, window)])
+            world.rollouts.exchange(name, [(id, number, window)])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(gateway, [f"gateway-{number}" for number in range(8)]))
+
+    def counted() -> Window:
+        world.rollouts.exchange("last", [])
+        return world.rollouts.newest("flights").overall
+
+    until(lambda: (found := counted()).champion.requests + found.challenger.requests == 8 * 5 * 200)
+    found = counted()
+    assert found.champion.keys + found.challenger.keys == 600
+    assert found.challenger.keys == sum(arm(place(id, b"%d" % key), 0.5) == "challenger" for key in range(600))
 
 
 def test_a_gateway_that_is_killed_does_not_keep_the_others_from_rolling_back(

@@ -185,11 +185,11 @@ def test_what_is_kept_in_one_arm_is_what_was_asked_for() -> None:
 def test_one_key_that_fails_a_thousand_times_is_one_piece_of_evidence() -> None:
     observer = Observer()
     for _ in range(1000):
-        observer.count("challenger", 0.01, failed=True, seconds=0.1, slow_seconds=0.01)
+        observer.count("challenger", 0.01, step=0, failed=True, seconds=0.1, slow_seconds=0.01)
     (found,) = observer.take()
     assert (found.challenger.failures, found.challenger.first_failures, found.challenger.keys) == (1000, 1, 1)
     observer.enter(1)
-    observer.count("challenger", 0.01, failed=True, seconds=0.1, slow_seconds=None)
+    observer.count("challenger", 0.01, step=1, failed=True, seconds=0.1, slow_seconds=None)
     (found,) = observer.take()
     assert (found.step, found.challenger.keys, found.challenger.first_failures) == (1, 1, 0)
     assert observer.take() == []
@@ -198,11 +198,11 @@ def test_one_key_that_fails_a_thousand_times_is_one_piece_of_evidence() -> None:
 def test_counts_survive_their_json_and_add_up() -> None:
     observer = Observer(2)
     for number in range(100):
-        observer.count("champion" if number % 3 else "challenger", number / 100, failed=number % 10 == 0,
+        observer.count("champion" if number % 3 else "challenger", number / 100, step=2, failed=number % 10 == 0,
                        seconds=number / 200, slow_seconds=0.3)  # fmt: skip
-        observer.mirrored(difference=0.1, agree=number % 2 == 0)
+        observer.mirrored([0.45, 0.2], [0.55 if number % 2 else 0.35, 0.2])
     (found,) = observer.take()
-    assert window(found.as_json()) == found
+    assert window(found.as_json(), found.firsts) == found
     both = total([found, found], 2)
     assert both.champion.requests + both.challenger.requests == 200
     assert sum(both.champion.seconds) + both.champion.failures == both.champion.requests
