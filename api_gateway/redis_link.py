@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from api_gateway.observability import log
 from fasttrack.errors import ConfigurationError, UnavailableError
+from fasttrack.pem import reason
 from fasttrack.redis_wire import Refusal, Wire, Word, connect, encoded, trust
-from fasttrack.tls import reason
 
 _RETRY_SECONDS: Final = 0.5
 

@@ -9,8 +9,9 @@ from urllib.parse import SplitResult, parse_qs, parse_qsl, unquote, urlencode, u
 
 import hiredis
 
+from fasttrack.pem import Files, Names
 from fasttrack.settings import Settings
-from fasttrack.tls import ClientTls, Files, Names
+from fasttrack.tls import ClientTls
 
 Word = bytes | str | int | float
 #: The options of redis-py that name the files.

@@ -11,7 +11,7 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from api_gateway.redis_link import RedisLink
-from fasttrack.errors import UnavailableError
+from fasttrack.errors import ConfigurationError, UnavailableError
 from fasttrack.features.online import OnlineStore, materialize
 from fasttrack.redis_wire import secured
 from fasttrack.registry.store import Registry
@@ -80,13 +80,16 @@ def test_gateway_and_online_store_come_with_the_settings_certificate(
     for wrong in (
         settings(url, authority.ca, None, lake),
         settings(url, authority.ca, stranger.issue("fasttrack"), lake),
-        settings(url, authority.ca, authority.issue("fasttrack", expired=True), lake),
         settings(url, stranger.ca, me, lake),
         settings(url.replace(HOST, "localhost"), authority.ca, me, lake),
     ):
         assert not up(wrong)
         with pytest.raises(UnavailableError, match="the online store doesn't answer"):
             OnlineStore(SHOP, wrong).complete(ASKED)
+    old = settings(url, authority.ca, authority.issue("fasttrack", expired=True), lake)
+    for do in (lambda: up(old), lambda: OnlineStore(SHOP, old).complete(ASKED)):
+        with pytest.raises(ConfigurationError, match="the certificate has expired"):
+            do()
 
 
 def test_postgres_is_verified_as_its_url_says(

@@ -14,15 +14,19 @@ import pytest
 import uvloop
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.x509 import ObjectIdentifier
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fasttrack.errors import ConfigurationError
 from fasttrack.http_link import BrokenLinkError, HttpLink, TlsError
+from fasttrack.pem import Files, Names
 from fasttrack.redis_wire import secured, trust
 from fasttrack.serving.flags import parse
 from fasttrack.settings import Settings
-from fasttrack.tls import ClientTls, Files, Names, ServerTls
+from fasttrack.tls import ClientTls, ServerTls
 from tests.integration.certificates import Authority, Pair
 from tests.loopback import HOST
+from tests.unit.gateway_harness import until
 
 FLAGS = Names("--tls_certificate", "--tls_key", "--tls_client_ca")
 UNKNOWN = "certificate is not accepted: (unable to get local issuer|self-signed)"
@@ -79,6 +83,40 @@ def test_files_of_no_use_are_named_with_what_mends_it(
         with pytest.raises(ConfigurationError, match=said) as caught:
             kind(wrong)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("usage", [None, ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+@pytest.mark.parametrize("kind", [ServerTls, ClientTls])
+def test_a_certificate_out_of_its_time_is_refused_whatever_it_is_for(
+    kind: Callable[[Files], Any], usage: ObjectIdentifier | None, authority: Authority, tmp_path: Path
+) -> None:
+    fits = usage in (
+        None,
+        ExtendedKeyUsageOID.SERVER_AUTH if kind is ServerTls else ExtendedKeyUsageOID.CLIENT_AUTH,
+    )
+    assert kind(files(authority.issue("good", usage=usage)))
+    for options, said in (({"expired": True}, "has expired"), ({"valid_in": 3600.0}, "is not valid yet")):
+        pair = authority.issue("bad", usage=usage, **options)  # type: ignore[arg-type]
+        both = tmp_path / "both.pem"
+        both.write_bytes(pair.key.read_bytes() + pair.certificate.read_bytes())
+        for given in (files(pair), Files(str(both))):
+            named = replace(given, names=FLAGS)
+            if not fits:  # the other side refuses it for that, and says so
+                kind(named)
+                continue
+            with pytest.raises(ConfigurationError, match=f"the certificate {said}.* Give --tls_certificate") as caught:
+                kind(named)
+            assert caught.value.where == named.certificate
+
+
+@pytest.mark.parametrize("kind", [ServerTls, ClientTls])
+def test_a_chain_is_as_good_as_its_links(kind: Callable[[Files], Any], tmp_path: Path) -> None:
+    old = Authority(tmp_path / "old", expired=True)
+    pair = old.issue("leaf")
+    kind(files(pair))
+    pair.certificate.write_bytes(pair.certificate.read_bytes() + old.ca.read_bytes())
+    with pytest.raises(ConfigurationError, match="the certificate has expired"):
+        kind(files(pair))
 
 
 def test_authorities_without_a_certificate_would_serve_plain_text(authority: Authority) -> None:
@@ -146,6 +184,13 @@ def run(story: Callable[[], Awaitable[None]], *, fast: bool = True) -> None:
         runner.run(story())  # type: ignore[arg-type]
 
 
+def outlived(pair: Pair) -> ssl.SSLContext:
+    """A server whose certificate has expired since it started."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    return context
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_each_side_verifies_the_other(authority: Authority, stranger: Authority, fast: bool) -> None:
     server, caller = authority.issue("server"), authority.issue("caller")
@@ -153,7 +198,7 @@ def test_each_side_verifies_the_other(authority: Authority, stranger: Authority,
     async def story() -> None:
         async with serving(ServerTls(files(server, authority.ca)).listener()) as port:
             assert await ask(port, ClientTls(files(caller, authority.ca))) == b"hi"
-            for unknown in (None, stranger.issue("caller"), authority.issue("caller", expired=True)):
+            for unknown in (None, stranger.issue("caller")):
                 with pytest.raises((BrokenLinkError, TlsError), match=r"does not accept our certificate|no TLS"):
                     await ask(port, ClientTls(files(unknown, authority.ca)))
             for tls, host, said in (
@@ -168,7 +213,7 @@ def test_each_side_verifies_the_other(authority: Authority, stranger: Authority,
             ):
                 with pytest.raises(TlsError, match=said):
                     await ask(port, tls, host)
-        async with serving(ServerTls(files(authority.issue("server", expired=True))).listener()) as port:
+        async with serving(outlived(authority.issue("server", expired=True))) as port:
             with pytest.raises(TlsError, match="certificate is not accepted: certificate has expired"):
                 await ask(port, ClientTls(files(ca=authority.ca)))
         async with serving(ServerTls(files(authority.issue("elsewhere", host="127.0.0.2"))).listener()) as port:
@@ -234,6 +279,43 @@ def test_a_renewed_certificate_is_shown_without_a_restart(
             assert await shown(port, authority.ca) == second != first
 
     run(story, fast=fast)
+
+
+@pytest.mark.parametrize("options", [{"expired": True}, {"valid_in": 3600.0}])
+def test_a_renewed_certificate_out_of_its_time_leaves_the_good_one(
+    options: dict[str, Any], authority: Authority, at_once: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, bad = authority.issue("server"), authority.issue("bad", **options)
+    tls = ServerTls(files(server))
+
+    async def story() -> None:
+        async with serving(tls.listener()) as port:
+            first = await shown(port, authority.ca)
+            server.certificate.write_bytes(bad.certificate.read_bytes())
+            server.key.write_bytes(bad.key.read_bytes())
+            for _ in range(3):
+                assert await shown(port, authority.ca) == first
+            authority.issue("server")
+            assert await shown(port, authority.ca) == der(server) != first
+
+    run(story)
+    said = [record.message for record in caplog.records if "last good ones stay" in record.message]
+    assert len(said) == 1
+    assert f"{server.certificate}: the certificate" in said[0]
+
+
+def test_a_renewed_certificate_counts_once_its_time_has_come(
+    authority: Authority, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The issuer's clock is ahead of ours; the file does not change any more."""
+    monkeypatch.setattr("fasttrack.tls._AGAIN_SECONDS", 0.0)
+    server = authority.issue("server")
+    tls = ServerTls(files(server))
+    first = tls.current()
+    authority.issue("server", valid_in=2.0)
+    assert tls.current() is first
+    until(lambda: tls.current() is not first)
+    assert tls.current().certificate == server.certificate.read_bytes()
 
 
 def test_authorities_that_are_taken_out_count_no_more(
