@@ -82,7 +82,7 @@ def read_on_the_loop(by: Settings) -> None:
 
 
 def test_gateway_and_online_store_come_with_the_settings_certificate(
-    port: int, authority: Authority, tmp_path: Path
+    port: int, authority: Authority, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake, url = tmp_path / "lake", f"rediss://{HOST}:{port}/1"
     write_lake(SHOP, lake, random_histories(1))
@@ -101,6 +101,7 @@ def test_gateway_and_online_store_come_with_the_settings_certificate(
         settings(url.replace(HOST, "localhost"), authority.ca, me, lake),
     ):
         assert not up(wrong)
+        assert '"reason":"ConnectionError"' not in capsys.readouterr().out
         with pytest.raises(UnavailableError, match="the online store doesn't answer"):
             OnlineStore(SHOP, wrong).complete(ASKED)
         with pytest.raises(UnavailableError, match="the online store doesn't answer"):
