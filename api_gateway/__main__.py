@@ -18,8 +18,9 @@ from api_gateway.options import GatewayOptions
 from api_gateway.protocol import deadline_protocol
 from api_gateway.server import Server
 from fasttrack.errors import FastTrackError
+from fasttrack.pem import Files, Names
 from fasttrack.settings import Settings
-from fasttrack.tls import Files, Names, ServerTls
+from fasttrack.tls import ServerTls
 
 _TLS_FLAGS: Final = Names("--tls-certificate", "--tls-key", "--tls-client-ca")
 

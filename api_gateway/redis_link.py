@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from api_gateway.observability import log
 from fasttrack.errors import ConfigurationError, UnavailableError
+from fasttrack.pem import reason
 from fasttrack.redis_wire import Refusal, Wire, Word, connect, encoded, trust
-from fasttrack.tls import reason
 
 _RETRY_SECONDS: Final = 0.5
 
@@ -106,7 +106,9 @@ class RedisLink:
             async with asyncio.timeout(max(1.0, self._patience)):
                 self._wire = await connect(self._url, self._patience, self._tls)
         except (OSError, Refusal) as error:
-            said = reason(error) if isinstance(error, ssl.SSLError) else type(error).__name__
+            # The system's own errors are told by their kind; those of TLS, and of who hangs up on us, by what they say.
+            tells = isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionError) and error.errno is None)
+            said = reason(error) if tells else type(error).__name__
             log("warning", "Redis does not answer", reason=said)
         else:
             log("info", "connected to Redis")

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import httptools
 
 from fasttrack.errors import ConfigurationError
-from fasttrack.tls import ClientTls, reason
+from fasttrack.pem import reason
+from fasttrack.tls import ClientTls
 
 _MAX_HEADER_BYTES: Final = 65_536
 #: Larger bodies are written apart from the head instead of being copied behind it.

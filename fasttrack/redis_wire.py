@@ -9,13 +9,16 @@ from urllib.parse import SplitResult, parse_qs, parse_qsl, unquote, urlencode, u
 
 import hiredis
 
+from fasttrack.pem import Files, Names
 from fasttrack.settings import Settings
-from fasttrack.tls import ClientTls, Files, Names
+from fasttrack.tls import ClientTls
 
 Word = bytes | str | int | float
 #: The options of redis-py that name the files.
 _DEFERRED_SECONDS: Final = 0.005
 _OPTIONS: Final = Names("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
+_UNWELCOME: Final = "Redis hung up at once; one that does not accept our certificate does so"
+FILE_OPTIONS: Final = frozenset({_OPTIONS.certificate, _OPTIONS.key, _OPTIONS.ca})
 
 
 class Refusal(Exception):
@@ -36,8 +39,7 @@ def secured(url: str, settings: Settings) -> str:
     """The URL with the files of ``FASTTRACK_TLS_*`` as options, if it is one of TLS and names no files itself."""
     parts = urlsplit(url)
     options = parse_qsl(parts.query, keep_blank_values=True)
-    named = {_OPTIONS.certificate, _OPTIONS.key, _OPTIONS.ca}
-    if parts.scheme != "rediss" or named & dict(options).keys():
+    if parts.scheme != "rediss" or FILE_OPTIONS & dict(options).keys():
         return url
     files = Files(settings.tls_certificate, settings.tls_key, settings.tls_ca, _OPTIONS).given()
     return parts._replace(query=urlencode([*options, *files.items()])).geturl()
@@ -86,8 +88,10 @@ async def connect(url: str, patience: float, tls: ClientTls | None = None) -> Wi
             (reply,) = await wire.ask(encoded(*command), 1)
             if isinstance(reply, Refusal):
                 raise reply
-    except BaseException:
+    except BaseException as error:
         wire.abort()
+        if parts.scheme == "rediss" and isinstance(error, ConnectionError):
+            raise ConnectionError(_UNWELCOME) from error
         raise
     return wire
 

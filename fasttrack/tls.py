@@ -12,50 +12,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from fasttrack.errors import ConfigurationError
+from fasttrack.pem import Files, authorities, identity, read
 from fasttrack.settings import Settings
 
 _LOG: Final = logging.getLogger("fasttrack.tls")
 #: Whether the files have changed is looked up when a connection is made, but not more often than this.
 _LOOK_SECONDS: Final = 2.0
-_Made = TypeVar("_Made")
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What the user calls the files: flags, variables or options."""
-
-    certificate: str
-    key: str
-    ca: str
-
-
-#: Of a client: the settings.
-VARIABLES: Final = Names("FASTTRACK_TLS_CERTIFICATE", "FASTTRACK_TLS_KEY", "FASTTRACK_TLS_CA")
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """Paths of PEM files; empty where none is given.
-
-    Attributes:
-        certificate: who we are: the certificate, and those between it and the root.
-        key: its key, unencrypted; without one it stands in the certificate's file.
-        ca: the authorities that the other side's certificate must come from.
-        names: what the user calls them.
-    """
-
-    certificate: str = ""
-    key: str = ""
-    ca: str = ""
-    names: Names = VARIABLES
-
-    def given(self) -> dict[str, str]:
-        """The paths that there are, by what the user calls them."""
-        every = {self.names.certificate: self.certificate, self.names.key: self.key, self.names.ca: self.ca}
-        return {name: path for name, path in every.items() if path}
+#: Files that can't be used are tried again after this, though they are the same: a certificate may become valid.
+_AGAIN_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +44,8 @@ class _Side:
         files: checked and read at once.
 
     Raises:
-        ConfigurationError: a file is missing, can't be read or used, or they don't go together.
+        ConfigurationError: a file is missing, can't be read or used, or they don't go together; the certificate has
+            expired or is not valid yet.
     """
 
     def __init__(self, files: Files) -> None:
@@ -85,7 +53,7 @@ class _Side:
         self._lock = threading.Lock()
         self._stamp = self._refused = _stamp(files)
         self._loaded = self._load()
-        self._looked_at = time.monotonic()
+        self._looked_at = self._refused_at = time.monotonic()
 
     def current(self) -> Loaded:
         """What the files hold; the same object until they change. May be called in any thread."""
@@ -93,17 +61,19 @@ class _Side:
             now = time.monotonic()
             if now - self._looked_at >= _LOOK_SECONDS:
                 self._looked_at = now
-                self._renew(_stamp(self._files))
+                self._renew(_stamp(self._files), now)
             return self._loaded
 
-    def _renew(self, stamp: object) -> None:
-        if stamp in (self._stamp, self._refused):
+    def _renew(self, stamp: object, now: float) -> None:
+        known = stamp == self._refused
+        if stamp == self._stamp or (known and now - self._refused_at < _AGAIN_SECONDS):
             return
         try:
             loaded = self._load()
         except ConfigurationError as error:
-            self._refused = stamp
-            _LOG.warning("changed TLS files can't be used, the last good ones stay: %s", error)
+            self._refused, self._refused_at = stamp, now
+            if not known:
+                _LOG.warning("changed TLS files can't be used, the last good ones stay: %s", error)
             return
         # Files that changed while they were read may be of two pairs; the next look decides.
         if _stamp(self._files) == stamp:
@@ -111,7 +81,7 @@ class _Side:
             _LOG.info("TLS files were renewed: %s", ", ".join(self._files.given().values()))
 
     def _load(self) -> Loaded:
-        names, content = self._files.names, {name: _read(name, path) for name, path in self._files.given().items()}
+        names, content = self._files.names, {name: read(name, path) for name, path in self._files.given().items()}
         context = self._context()
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         certificate = content.get(names.certificate)
@@ -155,8 +125,8 @@ class ServerTls(_Side):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         if self._files.ca:
             context.verify_mode = ssl.CERT_REQUIRED
-            _authorities(self._files, lambda: context.load_verify_locations(self._files.ca))
-        _identity(self._files, context)
+            authorities(self._files, lambda: context.load_verify_locations(self._files.ca))
+        identity(self._files, context)
         return context
 
 
@@ -187,9 +157,9 @@ class ClientTls(_Side):
 
     def _context(self) -> ssl.SSLContext:
         files = self._files
-        context = _authorities(files, lambda: ssl.create_default_context(cafile=files.ca or None))
+        context = authorities(files, lambda: ssl.create_default_context(cafile=files.ca or None))
         if files.certificate:
-            _identity(files, context)
+            identity(files, context)
         return context
 
 
@@ -210,12 +180,6 @@ class _Renewed(ssl.SSLContext):
         return made
 
 
-def reason(error: Exception) -> str:
-    """What OpenSSL says, in lower-case words."""
-    said = getattr(error, "verify_message", None) or getattr(error, "reason", None) or str(error)
-    return str(said).replace("_", " ").lower()
-
-
 def _stamp(files: Files) -> object:
     """Changes when the files do, also where a link to their folder is turned, as with a Secret's."""
     stamps: list[tuple[int, int, int] | None] = []
@@ -227,42 +191,6 @@ def _stamp(files: Files) -> object:
         else:
             stamps.append((found.st_ino, found.st_mtime_ns, found.st_size))
     return stamps
-
-
-def _read(name: str, path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(
-            f"the file can't be read: {error.strerror}.",
-            where=path,
-            fix=f"Give {name} a PEM file that this user can read.",
-        ) from error
-
-
-def _authorities(files: Files, load: Callable[[], _Made]) -> _Made:
-    try:
-        return load()
-    except OSError as error:  # also that it has just gone
-        raise ConfigurationError(
-            f"the authorities can't be used: {reason(error)}.",
-            where=files.ca,
-            fix=f"Give {files.names.ca} a PEM file of certificates.",
-        ) from error
-
-
-def _identity(files: Files, context: ssl.SSLContext) -> None:
-    try:
-        # With a password, or OpenSSL would ask the terminal for the one of an encrypted key.
-        context.load_cert_chain(files.certificate, files.key or None, password="")
-    except (OSError, ValueError) as error:
-        names = files.names
-        raise ConfigurationError(
-            f"the certificate and its key can't be used: {reason(error)}.",
-            where=f"{files.certificate}, {files.key or files.certificate}",
-            fix=f"Give {names.certificate} and {names.key} PEM files that belong together; the key must not be "
-            "encrypted.",
-        ) from error
 
 
 def _alone(files: Files, fix: str) -> ConfigurationError:

@@ -18,11 +18,12 @@ from fasttrack.evaluation.gate import Decision, decide
 from fasttrack.evaluation.metrics import Forecast, report, score
 from fasttrack.evaluation.signature import signature
 from fasttrack.evaluation.variant import Standing, choose, outcome
+from fasttrack.models.batch import Batch
 from fasttrack.models.calibration import Conformal, Platt
 from fasttrack.models.encoding import Encoder
 from fasttrack.models.inference import Predictor
 from fasttrack.progress import note, track
-from fasttrack.training.data import Rows, Splits, load_splits
+from fasttrack.training.data import Splits, load_splits
 from fasttrack.training.files import dump_json, write_file
 from fasttrack.usecase import UseCase, dump
 
@@ -75,17 +76,19 @@ def evaluate(usecase: UseCase, features_path: str | Path, model_dir: str | Path,
     parts = 4 if variant is None else 5 + work(usecase, len(splits.train))
     with track("Evaluating", total=parts, unit="parts") as bar:
         encoder = Predictor.uncalibrated(files).encoder
+        judged_on = _JudgedOn.of(splits, encoder)
         baselines = {
             "group_mean": group_mean(usecase, splits.train, splits.test),
             "hist_gradient_boosting": hist_gradient_boosting(usecase, encoder, splits.train, splits.test),
         }
         bar.advance()
-        packaged = _judge(usecase, files, splits, baselines)
+        packaged = _judge(usecase, files, judged_on, baselines)
         bar.advance()
         section = None
         if variant is not None:
-            smaller = _judge(usecase, compressed(usecase, variant, files, splits.train, bar.advance), splits, baselines)
-            section = choose(usecase, variant, packaged.standing(splits.validate), smaller.standing(splits.validate))
+            lighter = compressed(usecase, variant, files, splits.train, bar.advance)
+            smaller = _judge(usecase, lighter, judged_on, baselines)
+            section = choose(usecase, variant, packaged.standing(judged_on), smaller.standing(judged_on))
             if section["packaged"]:
                 _keep_full(folder, files)
                 packaged = smaller
@@ -94,7 +97,7 @@ def evaluate(usecase: UseCase, features_path: str | Path, model_dir: str | Path,
         if section is not None:
             metrics["variant"] = section
         found = {**packaged.files, **_described(usecase, features_path, encoder, splits)}
-        found["novelty.json"], metrics["novelty"] = _novelty(usecase, encoder, splits)
+        found["novelty.json"], metrics["novelty"] = _novelty(usecase, encoder, judged_on)
         found["metrics.json"] = dump_json(metrics)
         bar.advance()
         # The configuration says whose weights come next; see _read_fit.
@@ -107,6 +110,20 @@ def evaluate(usecase: UseCase, features_path: str | Path, model_dir: str | Path,
 
 
 @dataclass(frozen=True)
+class _JudgedOn:
+    """The splits, and two of them as the model reads them; a variant of it reads them alike."""
+
+    splits: Splits
+    validate: Batch
+    test: Batch
+
+    @classmethod
+    def of(cls, splits: Splits, encoder: Encoder) -> _JudgedOn:
+        validate, test = (encoder.encode(rows.columns, strict=False) for rows in (splits.validate, splits.test))
+        return cls(splits, validate, test)
+
+
+@dataclass(frozen=True)
 class _Judged:
     """A calibrated model and what was found of it."""
 
@@ -114,19 +131,20 @@ class _Judged:
     metrics: dict[str, Any]
     decision: Decision
 
-    def standing(self, validate: Rows) -> Standing:
-        found = score(validate.positive, validate.label, _forecast(Predictor.from_files(self.files), validate))
+    def standing(self, on: _JudgedOn) -> Standing:
+        rows = on.splits.validate
+        found = score(rows.positive, rows.label, _forecast(Predictor.from_files(self.files), on.validate))
         return Standing(found, self.metrics["model"], self.decision, len(self.files["model.safetensors"]))
 
 
-def _judge(usecase: UseCase, fitted: Mapping[str, bytes], splits: Splits, baselines: Mapping[str, Forecast]) -> _Judged:
+def _judge(usecase: UseCase, fitted: Mapping[str, bytes], on: _JudgedOn, baselines: Mapping[str, Forecast]) -> _Judged:
     """Calibrate on the validation split what a fit or a compression left, and report on the test split."""
     files = dict(fitted)
-    calibration, conformal = _calibrate(usecase, Predictor.uncalibrated(files), splits.validate)
+    calibration, conformal = _calibrate(usecase, Predictor.uncalibrated(files), on)
     files["config.json"] = _with_calibration(files["config.json"], calibration)
     files["conformal.json"] = dump_json(conformal.to_json())
-    forecast = _forecast(Predictor.from_files(files), splits.test)
-    metrics = _report(usecase, splits, {_MODEL: forecast, **baselines})
+    forecast = _forecast(Predictor.from_files(files), on.test)
+    metrics = _report(usecase, on.splits, {_MODEL: forecast, **baselines})
     return _Judged(files, metrics, decide(usecase, metrics))
 
 
@@ -193,8 +211,8 @@ def _keep_full(folder: Path, files: Mapping[str, bytes]) -> None:
         write_file(folder / _FULL / name, files[name])
 
 
-def _calibrate(usecase: UseCase, predictor: Predictor, rows: Rows) -> tuple[Platt, Conformal]:
-    raw = predictor.raw(predictor.encoder.encode(rows.columns, strict=False))
+def _calibrate(usecase: UseCase, predictor: Predictor, on: _JudgedOn) -> tuple[Platt, Conformal]:
+    raw, rows = predictor.raw(on.validate), on.splits.validate
     conformal = Conformal.fit(rows.label, (raw.lower, raw.upper), usecase.gate.coverage, raw.logit)
     return Platt.fit(raw.logit, rows.positive), conformal
 
@@ -203,8 +221,8 @@ def _with_calibration(content: bytes, calibration: Platt) -> bytes:
     return dump_json({**orjson.loads(content), "calibration": calibration.to_json()})
 
 
-def _forecast(predictor: Predictor, rows: Rows) -> Forecast:
-    found = predictor.predict(predictor.encoder.encode(rows.columns, strict=False))
+def _forecast(predictor: Predictor, batch: Batch) -> Forecast:
+    found = predictor.predict(batch)
     return Forecast(found.probability, found.value, found.lower, found.upper)
 
 
@@ -221,13 +239,12 @@ def _report(usecase: UseCase, splits: Splits, forecasts: Mapping[str, Forecast])
     }
 
 
-def _novelty(usecase: UseCase, encoder: Encoder, splits: Splits) -> tuple[bytes, dict[str, Any]]:
+def _novelty(usecase: UseCase, encoder: Encoder, on: _JudgedOn) -> tuple[bytes, dict[str, Any]]:
     """The package's file, and how many of the test rows are unusual by it."""
-    wanted = (novelty.spaced(splits.train), novelty.spaced(splits.validate), splits.test)
-    train, held_out, test = (encoder.encode(rows.columns, strict=False) for rows in wanted)
-    found = novelty.fit(train, held_out)
+    train = encoder.encode(novelty.spaced(on.splits.train).columns, strict=False)
+    found = novelty.fit(train, novelty.spaced(on.validate))
     level = usecase.serving.novelty_level
-    share = float((found.scores(test) > found.threshold(level)).mean())
+    share = float((found.scores(on.test) > found.threshold(level)).mean())
     return dump_json(found.to_json()), {"level": level, "held_out_rows": found.rows, "share_of_test_rows": share}
 
 

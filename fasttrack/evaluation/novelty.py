@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from sklearn.covariance import ledoit_wolf
@@ -12,6 +12,7 @@ from fasttrack.models import Batch
 from fasttrack.models.novelty import LARGEST_LEVEL, Novelty, described
 from fasttrack.training.data import Rows
 
+_Rows = TypeVar("_Rows", Rows, Batch)
 #: Of a larger split evenly spaced rows are looked at.
 _ROWS: Final = 100_000
 _DIGITS: Final = 7
@@ -39,8 +40,8 @@ def fit(train: Batch, held_out: Batch) -> Novelty:
     return Novelty(rounded.center, rounded.whitening, _rounded(scores[:kept]), len(scores))
 
 
-def spaced(rows: Rows) -> Rows:
-    """As many rows as `fit` needs, evenly spaced; they are taken before they are encoded."""
+def spaced(rows: _Rows) -> _Rows:
+    """As many rows as `fit` needs, evenly spaced; taken before they are encoded, where nothing else needs the rest."""
     count = len(rows)
     return rows if count <= _ROWS else rows.take(np.linspace(0, count - 1, _ROWS).astype(np.int64))
 

@@ -6,20 +6,19 @@ beside the variable that holds the address: of ``FASTTRACK_KAFKA`` they are ``FA
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, NoReturn
 
 from fasttrack.errors import ConfigurationError
+from fasttrack.pem import Files, Names, read
+from fasttrack.tls import ClientTls
 
 PLAINTEXT, SSL, SASL_SSL = PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_SSL")
 #: What stands behind an address's variable.
 SUFFIXES = ("PROTOCOL", "CA", "CERTIFICATE", "KEY", "USER", "PASSWORD")
+# In the order of `Names`.
+_FILES = ("CERTIFICATE", "KEY", "CA")
 _MECHANISM = "SCRAM-SHA-512"
-# OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
-_DATES = {9: "is not valid yet", 10: "has expired"}
 
 
 def security(name: str, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def security(name: str, environment: Mapping[str, str]) -> dict[str, Any]:
 
     Raises:
         ConfigurationError: an unknown protocol; half a pair; a file that is missing, unreadable, or holds something
-            else; a key that isn't the certificate's; a certificate that has expired.
+            else; a key that isn't the certificate's; a certificate that has expired or is not valid yet.
     """
     given = {suffix: environment.get(f"{name}_{suffix}", "") for suffix in SUFFIXES}
     protocol = given.pop("PROTOCOL") or PLAINTEXT
@@ -45,14 +44,14 @@ def security(name: str, environment: Mapping[str, str]) -> dict[str, Any]:
     if protocol == PLAINTEXT:
         return {}
     made = {"security.protocol": protocol}
+    # Refused here is what no broker would take: it would only say that it doesn't, and not why.
+    ClientTls(Files(given["CERTIFICATE"], given["KEY"], given["CA"], Names(*(f"{name}_{each}" for each in _FILES))))
     if given["CA"]:
-        _trusted(f"{name}_CA", given["CA"])
         made["ssl.ca.location"] = given["CA"]
     if given["CERTIFICATE"]:
-        _identity(name, given["CERTIFICATE"], given["KEY"])
         made |= {"ssl.certificate.location": given["CERTIFICATE"], "ssl.key.location": given["KEY"]}
     if protocol == SASL_SSL:
-        password = _text(f"{name}_PASSWORD", given["PASSWORD"]).rstrip("\r\n")
+        password = _password(f"{name}_PASSWORD", given["PASSWORD"])
         made |= {"sasl.mechanism": _MECHANISM, "sasl.username": given["USER"], "sasl.password": password}
     return made
 
@@ -72,55 +71,11 @@ def _fits(name: str, protocol: str, given: Mapping[str, str]) -> None:
         _refuse("is not set.", f"{name}_USER", f"{SASL_SSL} takes {name}_USER and {name}_PASSWORD.")
 
 
-def _trusted(variable: str, path: str) -> None:
-    _text(variable, path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def _password(variable: str, path: str) -> str:
     try:
-        context.load_verify_locations(path)
-    except ssl.SSLError as error:
-        _refuse(f"{path} holds no certificate in PEM ({error.reason or error}).", variable, "Name the CA's ca.crt.")
-
-
-def _identity(name: str, certificate: str, key: str) -> None:
-    """Refuse what no broker would take: it would only say that it doesn't, and not why."""
-    for suffix, path in (("CERTIFICATE", certificate), ("KEY", key)):
-        _text(f"{name}_{suffix}", path)
-    broker, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
-    try:
-        for context in (broker, client):
-            # An encrypted key would be asked for at the terminal.
-            context.load_cert_chain(certificate, key, password="")
-    except (ssl.SSLError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        _refuse(
-            f"{certificate} and {key} are no certificate and its private key in PEM, unencrypted ({reason}).",
-            f"{name}_CERTIFICATE", "Name user.crt and user.key of one user.",
-        )  # fmt: skip
-    # Python reads a certificate's dates only in a handshake: one in memory, in which it is trusted itself.
-    broker.verify_mode = ssl.CERT_REQUIRED
-    broker.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    broker.load_verify_locations(certificate)
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = client.wrap_bio(back, there), broker.wrap_bio(there, back, server_side=True)
-    try:
-        for end in (*ends, *ends):
-            with suppress(ssl.SSLWantReadError):
-                end.do_handshake()
-    except ssl.SSLCertVerificationError as error:
-        # What else it may find wrong is the real broker's to say.
-        if error.verify_code in _DATES:
-            fix = "Let a new one be made (Strimzi's user operator does so by itself), and start again."
-            _refuse(f"{certificate} {_DATES[error.verify_code]}.", f"{name}_CERTIFICATE", fix)
-
-
-def _text(variable: str, path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        _refuse(f"{path} can't be read: {error.strerror}.", variable, "Name a file that this process may read.")
+        return read(variable, path, "file").decode().rstrip("\r\n")
     except UnicodeDecodeError:
-        _refuse(f"{path} isn't text.", variable, "Name a PEM file, or for the password one of UTF-8.")
+        _refuse("the password isn't text.", path, f"Give {variable} a file of UTF-8.")
 
 
 def _refuse(what: str, where: str, fix: str) -> NoReturn:

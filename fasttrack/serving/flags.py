@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fasttrack.errors import ConfigurationError
-from fasttrack.tls import Files, Names
+from fasttrack.pem import Files, Names
 
 #: The address to listen on; containers set it to 0.0.0.0.
 BIND_VARIABLE = "FASTTRACK_BIND"

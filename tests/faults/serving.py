@@ -6,133 +6,25 @@ Each scenario takes how often it is to happen and gives what was asked and what 
 
 from __future__ import annotations
 
-import asyncio
-import http.client
-import json
 import random
 import socket
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from api_gateway.keys import KeyStore
-from api_gateway.tokens import TokenVerifier
-from fasttrack.errors import AuthenticationError, FastTrackError
+from fasttrack.errors import FastTrackError
 from fasttrack.local.platform import Platform
 from fasttrack.registry import package
 from fasttrack.registry.keys import new_key_pair
-from tests.faults.forged import mutated
-from tests.integration.gateway_processes import Process, process, settings_for
+from tests.faults.doors import forged_tokens
+from tests.faults.gateways import PATH, Callers, Outcome, world
 from tests.integration.gateway_redis import redis_server
-from tests.integration.registry_database import digest, opened, scratch_database
 from tests.local_homes import running_platform
 from tests.loopback import HOST
-from tests.unit.gateway_harness import ModelServer, TestIssuer, deployment, model_server, until
-
-PLENTY = {"requests": 100_000_000, "per": "1m", "burst": 10_000_000}
-PATH = "/v1/usecases/flights/predict"
-
-
-@dataclass
-class Outcome:
-    """One scenario's result.
-
-    Attributes:
-        times: how often the fault happened.
-        asked: requests (tokens, packages) that met it.
-        wrong: what must not have been, in words.
-    """
-
-    fault: str
-    times: int = 0
-    asked: int = 0
-    wrong: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-@dataclass
-class World:
-    """A database with one deployed model, and what gateways need to start."""
-
-    dsn: str
-    platform: Platform
-    issuer: TestIssuer
-    server: ModelServer
-    folder: Path
-
-    @contextmanager
-    def gateway(self, redis: str = "") -> Iterator[Process]:
-        """A gateway process."""
-        settings = settings_for(self.platform, self.dsn, self.issuer)
-        with process(replace(settings, redis=redis or settings.redis), self.folder, self.issuer) as it:
-            yield it
-
-
-@contextmanager
-def world(platform: Platform) -> Iterator[World]:
-    """On a platform's PostgreSQL and Redis."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fasttrack-faults-")))
-        dsn = stack.enter_context(scratch_database(platform.settings().postgres))
-        server = stack.enter_context(model_server())
-        registry = stack.enter_context(opened(dsn))
-        registry.migrate()
-        registry.register_model("flights", "/packages/x", digest=digest(1))
-        wanted = deployment(server.url, server.url, rate_limit=PLENTY, cache="0s")
-        registry.deploy(
-            "flights", 1, signature=wanted.signature, usecase_document=wanted.usecase_document,
-            transformer_url=server.url, predictor_url=server.url, explainer_url=server.url,
-        )  # fmt: skip
-        yield World(dsn, platform, TestIssuer(folder), server, folder)
-
-
-class Callers:
-    """Threads that keep their connections and ask whichever gateway is in the list, as behind a load balancer."""
-
-    def __init__(self, ports: list[int], token: str, outcome: Outcome, count: int = 4) -> None:
-        self.ports, self._token, self._outcome = ports, token, outcome
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._call, args=(number,)) for number in range(count)]
-
-    def __enter__(self) -> Callers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _call(self, number: int) -> None:
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
-        connection: http.client.HTTPConnection | None = None
-        for count in range(1 << 40):
-            if self._stop.is_set():
-                break
-            if connection is None or connection.sock is None:
-                # A new connection goes where the balancer sends it; one that is kept stays where it is.
-                connection = http.client.HTTPConnection(HOST, random.choice(self.ports), timeout=20)
-            body = json.dumps({"entity": {"flight_id": f"f-{number}-{count}"}})
-            self._outcome.asked += 1
-            try:
-                connection.request("POST", PATH, body, headers)
-                answer = connection.getresponse()
-                content = answer.read()
-                if answer.status != 200:
-                    self._outcome.wrong.append(f"{answer.status} {content[:200]!r}")
-                if answer.will_close:
-                    connection.close()
-            except (OSError, http.client.HTTPException) as error:
-                self._outcome.wrong.append(repr(error))
-                connection.close()
-        if connection is not None:
-            connection.close()
+from tests.unit.gateway_harness import until
 
 
 def rolling_restarts(platform: Platform, times: int) -> Outcome:
@@ -183,32 +75,6 @@ def stalled_sockets(platform: Platform, times: int) -> Outcome:
                 outcome.times += 1
             before = outcome.asked
             until(lambda: outcome.asked > before + 200, 60)
-    return outcome
-
-
-def forged_tokens(platform: Platform, times: int) -> Outcome:
-    """Tokens changed anywhere, or put together anew: none is accepted by what every route asks."""
-    outcome = Outcome("forged tokens")
-    with tempfile.TemporaryDirectory() as folder:
-        issuer = TestIssuer(Path(folder))
-        keys = KeyStore(str(issuer.path), refresh_seconds=3600, cooldown_seconds=3600)
-        verifier = TokenVerifier(keys, issuer="https://issuer.test", audience="fasttrack", skew=30, max_bytes=8192)
-
-        async def story() -> None:
-            await keys.refresh()
-            good = [issuer.token("flights-admin", sub=f"s{number}") for number in range(8)]
-            for token in good:
-                await verifier.verify(f"Bearer {token}")
-            for token in mutated(good, times, seed=times):
-                outcome.asked += 1
-                try:
-                    await verifier.verify(f"Bearer {token}")
-                except AuthenticationError:
-                    outcome.times += 1
-                else:
-                    outcome.wrong.append(f"accepted: {token}")
-
-        asyncio.run(story())
     return outcome
 
 

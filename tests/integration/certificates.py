@@ -31,29 +31,49 @@ class Authority:
 
     Args:
         folder: where it writes; made if it isn't there.
+        expired: its own certificate has.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, expired: bool = False) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority {folder.name}")])
         now = datetime.datetime.now(datetime.UTC)
-        made = _certificate(self._name, self._name, self._key, now - _DAY, now + _DAY)
+        last = now + (-_DAY if expired else _DAY)
+        made = _certificate(self._name, self._name, self._key, now - 2 * _DAY, last)
         certificate = made.add_extension(x509.BasicConstraints(True, None), True).sign(self._key, hashes.SHA256())
         #: The certificate that its users trust.
         self.ca = folder / "ca.crt"
         self.ca.write_bytes(certificate.public_bytes(Encoding.PEM))
 
-    def issue(self, name: str, *, expired: bool = False, host: str = HOST) -> Pair:
+    def issue(
+        self,
+        name: str,
+        *,
+        expired: bool = False,
+        valid_in: float | None = None,
+        host: str = HOST,
+        usage: x509.ObjectIdentifier | None = None,
+    ) -> Pair:
         """The pair of the user `name` (its common name), good for `host` (an address) as a server.
 
         Issued again, it is written over the one before.
+
+        Args:
+            name: of its files, too.
+            expired: it has, yesterday.
+            valid_in: seconds until it becomes valid; by default it is.
+            host: an address.
+            usage: what it is for alone; by default for all.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        made = _certificate(subject, self._name, key, now - 2 * _DAY, now - _DAY if expired else now + _DAY)
+        first = now - 2 * _DAY if valid_in is None else now + datetime.timedelta(seconds=valid_in)
+        made = _certificate(subject, self._name, key, first, now - _DAY if expired else now + 2 * _DAY)
+        if usage is not None:
+            made = made.add_extension(x509.ExtendedKeyUsage([usage]), False)
         address = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
         certificate = made.add_extension(address, False).sign(self._key, hashes.SHA256())
         stem = f"{name}-expired" if expired else name

@@ -44,8 +44,8 @@ class Identity:
         return ssl.create_default_context(cafile=str(self.certificate))
 
 
-def identity(folder: Path, name: str) -> Identity:
-    """Make one."""
+def identity(folder: Path, name: str, *, hours: float = 1) -> Identity:
+    """Make one that is good for so long; one that has expired, if that is negative."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -55,8 +55,8 @@ def identity(folder: Path, name: str) -> Identity:
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
+        .not_valid_before(now - timedelta(hours=3))
+        .not_valid_after(now + timedelta(hours=hours))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
@@ -109,7 +109,7 @@ def test_a_renewed_certificate_is_shown_without_a_restart(
 
 
 def test_wrong_files_are_named_in_one_line(tmp_path: Path) -> None:
-    ours, other = identity(tmp_path, "ours"), identity(tmp_path, "other")
+    ours, other, old = identity(tmp_path, "ours"), identity(tmp_path, "other"), identity(tmp_path, "old", hours=-1)
     certificate, key = ours.flags()[1], ours.flags()[3]
     (tmp_path / "none.pem").write_text("not a certificate\n")
     (tmp_path / "folder").mkdir()
@@ -128,6 +128,7 @@ def test_wrong_files_are_named_in_one_line(tmp_path: Path) -> None:
         (["--tls-certificate", certificate, "--tls-key", str(other.key)], "can't be used: key values mismatch"),
         (["--tls-certificate", certificate, "--tls-key", str(encrypted)], "must not be encrypted"),
         (["--tls-certificate", certificate], "can't be used"),
+        (old.flags(), f"{old.certificate}: the certificate has expired. Give --tls-certificate a renewed one"),
         ([*ours.flags(), "--tls-client-ca", str(tmp_path / "none.pem")], "Give --tls-client-ca a PEM file"),
         # Without a certificate uvicorn would serve plain HTTP, and demand nothing of its callers.
         (["--tls-key", key], "--tls-key is given without --tls-certificate"),

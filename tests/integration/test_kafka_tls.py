@@ -163,7 +163,9 @@ def refused(
     if request.param == "another CA":
         return replace(mine, kafka_ca=str(other.ca)), "don't trust each other: .*certificate verify failed"
     if request.param == "expired":
-        return broker.as_user(settings, broker.authority.issue("drain", expired=True)), "drain-expired.crt has expired"
+        return broker.as_user(
+            settings, broker.authority.issue("drain", expired=True)
+        ), "drain-expired.crt: the certificate has expired"
     if request.param == "another CA's":
         return broker.as_user(settings, other.issue("drain")), "don't trust each other: .*alert"
     return replace(mine, kafka_certificate="", kafka_key=""), "don't trust each other: .*alert"

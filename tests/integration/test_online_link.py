@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
+import uvloop
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from fasttrack.features.online.link import Link, plain
+from fasttrack.features.online.link import Link, linkable
 from fasttrack.redis_wire import bulk
+from tests.integration.certificates import Authority
 from tests.integration.gateway_redis import RedisServer, redis_server
+from tests.integration.tls_relay import tls_to
 from tests.loopback import HOST
 
 
@@ -99,8 +103,65 @@ def test_account_and_database_are_those_of_the_url(redis: RedisServer) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_by_tls_each_side_shows_a_certificate_and_takes_the_one_that_is_there_now(
+    redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    monkeypatch.setattr("fasttrack.tls._LOOK_SECONDS", 0.0)
+    ours, others = Authority(tmp_path / "ours"), Authority(tmp_path / "others")
+    server, mine, stranger = ours.issue("redis"), ours.issue("fasttrack"), others.issue("fasttrack")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(ours.ca))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(server.certificate, server.key)
+
+    def link(port: int, host: str, **files: Path) -> Link:
+        url = f"rediss://{host}:{port}/1?" + urlencode({f"ssl_{name}": str(path) for name, path in files.items()})
+        assert linkable(url)
+        return Link(url, 5.0)
+
+    async def story(port: int) -> None:
+        good = {"ca_certs": ours.ca, "certfile": mine.certificate, "keyfile": mine.key}
+        known = link(port, HOST, **good)
+        many = await asyncio.gather(*(known.ask(asked(f"h{number % 50}"), 1) for number in range(200)))
+        assert many == [[row(number % 50)] for number in range(200)]
+        for host, files, said in (
+            (
+                HOST,
+                {**good, "ca_certs": others.ca},
+                "self-signed certificate in certificate chain|unable to get local issuer certificate",
+            ),
+            ("localhost", good, "hostname mismatch"),
+            (HOST, {"ca_certs": ours.ca}, "does not accept our certificate"),
+            (
+                HOST,
+                {**good, "certfile": stranger.certificate, "keyfile": stranger.key},
+                "does not accept our certificate",
+            ),
+        ):
+            with pytest.raises(RedisError, match=said):
+                await link(port, host, **files).ask(asked("h1"), 1)
+        # A renewed pair counts for the next connection, without a restart.
+        for pair, comes in ((stranger, False), (ours.issue("renewed"), True)):
+            mine.certificate.write_bytes(pair.certificate.read_bytes())
+            mine.key.write_bytes(pair.key.read_bytes())
+            known.close()
+            if comes:
+                assert await known.ask(asked("h7"), 1) == [row(7)]
+            else:
+                with pytest.raises(RedisError):
+                    await known.ask(asked("h7"), 1)
+        known.close()
+
+    with tls_to(redis.port, context) as port, asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(story(port))
+
+
 def test_what_is_left_to_redis_py() -> None:
-    assert plain("redis://h:1/2")
-    assert plain("redis://h:1?db=2")
-    assert not plain("rediss://h:1/2")
-    assert not plain("redis://h:1/2?socket_timeout=3")
+    assert linkable("redis://h:1/2")
+    assert linkable("redis://h:1?db=2")
+    assert linkable("rediss://h:1/2")
+    assert linkable("rediss://h:1?db=2&ssl_ca_certs=/ca&ssl_certfile=/crt&ssl_keyfile=/key")
+    assert not linkable("redis://h:1/2?socket_timeout=3")
+    assert not linkable("rediss://h:1/2?ssl_cert_reqs=none")
+    assert not linkable("redis://h:1/2?ssl_ca_certs=/ca")
+    assert not linkable("unix:///h")

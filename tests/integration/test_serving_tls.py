@@ -21,10 +21,11 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from fasttrack.errors import ConflictError, FastTrackError, UnavailableError
+from fasttrack.pem import Files
 from fasttrack.serving import upstream
 from fasttrack.serving.tensors import Tensor
 from fasttrack.serving.trace import RequestContext, enter
-from fasttrack.tls import ClientTls, Files
+from fasttrack.tls import ClientTls
 from tests.integration.certificates import Authority, Pair
 from tests.integration.serving_package import Built, build, raw_row
 from tests.integration.serving_processes import NAME, Running, refused, started, wait_ready
@@ -213,7 +214,6 @@ def test_the_transformers_client_says_whose_certificate_it_is(chain: Chain, prot
         ("localhost", by(ours.ca, chain.caller), "predictor is not trusted: its certificate is not accepted"),
         (HOST, by(ours.ca, None), "predictor failed"),
         (HOST, by(ours.ca, other.issue("gateway")), "predictor failed"),
-        (HOST, by(ours.ca, ours.issue("gateway", expired=True)), "predictor failed"),
         (HOST, None, "predictor failed"),
     ):
         with pytest.raises(UnavailableError, match=said) as caught:
@@ -244,7 +244,7 @@ def test_what_a_predictor_without_tls_says_is_not_taken_for_a_certificates_fault
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_renewed_files_count_without_a_restart(chain: Chain, protocol: str) -> None:
-    """The predictor's certificate, which becomes bad and good again under a running server."""
+    """The predictor's certificate, which becomes old, bad and good again under a running server."""
     host, mine = f"{HOST}:{chain.port(protocol)}", by(chain.authority.ca, chain.caller)
 
     def says(kind: type[FastTrackError], words: str) -> Callable[[], bool]:
@@ -259,9 +259,13 @@ def test_renewed_files_count_without_a_restart(chain: Chain, protocol: str) -> N
     good = chain.predictor_pair.certificate.read_bytes(), chain.predictor_pair.key.read_bytes()
     let_in = says(ConflictError, "package")  # another one's digest, which it refuses when it has let us in
     until(let_in, SECONDS)
-    old = chain.authority.issue("predictor", expired=True)
+    old, other = chain.authority.issue("predictor", expired=True), chain.stranger.issue("predictor")
     replaced(chain.predictor_pair, old.certificate.read_bytes(), old.key.read_bytes())
-    until(says(UnavailableError, "its certificate is not accepted: certificate has expired"), SECONDS)
+    end = time.monotonic() + 3.0  # longer than files go without a look
+    while time.monotonic() < end:
+        assert let_in()
+    replaced(chain.predictor_pair, other.certificate.read_bytes(), other.key.read_bytes())
+    until(says(UnavailableError, "its certificate is not accepted"), SECONDS)
     replaced(chain.predictor_pair, *good)
     until(let_in, SECONDS)
 
@@ -275,11 +279,11 @@ def replaced(pair: Pair, certificate: bytes, key: bytes) -> None:
 def test_a_client_whose_certificate_was_renewed_comes_in_with_it(
     chain: Chain, protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One client, which is never made anew: first with a certificate that has expired."""
+    """One client, which is never made anew: first with a certificate of another authority."""
     monkeypatch.setattr("fasttrack.tls._LOOK_SECONDS", 0.0)
     mine = Pair(tmp_path / "tls.crt", tmp_path / "tls.key")
     host, inputs = f"{HOST}:{chain.port(protocol)}", {"x": Tensor("x", "FP32", np.zeros((1, 1), np.float32))}
-    pairs = [chain.authority.issue("gateway", expired=True), chain.caller]
+    pairs = [chain.stranger.issue("gateway"), chain.caller]
     replaced(mine, pairs[0].certificate.read_bytes(), pairs[0].key.read_bytes())
 
     async def story() -> None:
@@ -298,9 +302,11 @@ def test_a_client_whose_certificate_was_renewed_comes_in_with_it(
 def test_wrong_flags_are_told_in_one_line_before_a_port_is_opened(chain: Chain, tmp_path: Path) -> None:
     key = {"FASTTRACK_VERIFY_KEY": str(chain.built.verify_key)}
     pair, other = chain.authority.issue("one"), chain.authority.issue("two")
+    old = chain.authority.issue("old", expired=True)
     for flags, said in (
         (["--tls_certificate", str(pair.certificate), "--tls_key", str(other.key)], "key values mismatch"),
         (["--tls_client_ca", str(chain.authority.ca)], "--tls_client_ca is given without --tls_certificate"),
+        (["--tls_certificate", str(old.certificate), "--tls_key", str(old.key)], "the certificate has expired"),
         (["--tls_certificate", str(tmp_path / "gone.crt")], "Give --tls_certificate a PEM file"),
     ):
         code, printed = refused("predictor", chain.built.path, key, *flags)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from api_gateway.redis_link import RedisLink
-from fasttrack.errors import UnavailableError
+from fasttrack.errors import ConfigurationError, NotFoundError, UnavailableError
 from fasttrack.features.online import OnlineStore, materialize
 from fasttrack.redis_wire import secured
 from fasttrack.registry.store import Registry
@@ -66,8 +67,22 @@ def up(by: Settings) -> bool:
     return asyncio.run(story())
 
 
+def read_on_the_loop(by: Settings) -> None:
+    """A look-up as the transformer does it: it needs no thread, unless for a host's name."""
+
+    async def story() -> None:
+        store = OnlineStore(SHOP, by)
+        try:
+            await store.read_async([{"order_id": "nobody"}])
+        finally:
+            store.close()
+            assert HOST not in by.redis or not [each for each in threading.enumerate() if "asyncio_" in each.name]
+
+    asyncio.run(story())
+
+
 def test_gateway_and_online_store_come_with_the_settings_certificate(
-    port: int, authority: Authority, tmp_path: Path
+    port: int, authority: Authority, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake, url = tmp_path / "lake", f"rediss://{HOST}:{port}/1"
     write_lake(SHOP, lake, random_histories(1))
@@ -75,18 +90,26 @@ def test_gateway_and_online_store_come_with_the_settings_certificate(
     materialize(SHOP, mine, as_of=minutes(300))
     assert OnlineStore(SHOP, mine).complete(ASKED)["spending_count_7d"] > 0
     assert up(mine)
+    with pytest.raises(NotFoundError, match="'nobody' is not in the online store"):
+        read_on_the_loop(mine)
 
     stranger, me = Authority(tmp_path / "stranger"), authority.issue("fasttrack")
     for wrong in (
         settings(url, authority.ca, None, lake),
         settings(url, authority.ca, stranger.issue("fasttrack"), lake),
-        settings(url, authority.ca, authority.issue("fasttrack", expired=True), lake),
         settings(url, stranger.ca, me, lake),
         settings(url.replace(HOST, "localhost"), authority.ca, me, lake),
     ):
         assert not up(wrong)
+        assert '"reason":"ConnectionError"' not in capsys.readouterr().out
         with pytest.raises(UnavailableError, match="the online store doesn't answer"):
             OnlineStore(SHOP, wrong).complete(ASKED)
+        with pytest.raises(UnavailableError, match="the online store doesn't answer"):
+            read_on_the_loop(wrong)
+    old = settings(url, authority.ca, authority.issue("fasttrack", expired=True), lake)
+    for do in (lambda: up(old), lambda: OnlineStore(SHOP, old).complete(ASKED)):
+        with pytest.raises(ConfigurationError, match="the certificate has expired"):
+            do()
 
 
 def test_postgres_is_verified_as_its_url_says(

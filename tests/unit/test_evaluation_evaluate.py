@@ -12,6 +12,8 @@ from fasttrack.errors import IntegrityError, InvalidRequestError, NotFoundError
 from fasttrack.evaluation.background import read_background
 from fasttrack.evaluation.cross_validation import cross_validate
 from fasttrack.evaluation.evaluate import PACKAGE_FILES, evaluate, package_files
+from fasttrack.models.batch import Batch
+from fasttrack.models.encoding import Encoder
 from fasttrack.models.inference import Predictor
 from fasttrack.training.artifacts import model_files
 from fasttrack.training.data import load_splits
@@ -55,6 +57,21 @@ def test_the_same_inputs_give_the_same_package(package: dict[str, bytes], featur
     for _ in range(2):
         evaluate(usecase(), features, folder)
         assert package_files(folder) == package
+
+
+def test_each_row_is_encoded_once(
+    package: dict[str, bytes], features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, encode, encoded = fitted(tmp_path, features), Encoder.encode, []
+
+    def counted(self: Encoder, columns: Any, **options: Any) -> Batch:
+        batch = encode(self, columns, **options)
+        encoded.append(len(batch))
+        return batch
+
+    monkeypatch.setattr(Encoder, "encode", counted)
+    evaluate(usecase(), features, folder)
+    assert sorted(encoded) == sorted(document(package, "metrics.json")["rows"].values())
 
 
 def test_the_report_compares_with_baselines_and_decides(package: dict[str, bytes]) -> None:

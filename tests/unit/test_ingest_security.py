@@ -78,26 +78,28 @@ def test_no_secret_is_shown(files: Mapping[str, str]) -> None:
 
 @pytest.mark.parametrize("suffix", ["CA", "CERTIFICATE", "KEY"])
 def test_a_file_that_is_not_there_is_named(files: Mapping[str, str], suffix: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"X_{suffix}: /nowhere/x\.pem can't be read: No such file"):
+    with pytest.raises(
+        ConfigurationError, match=rf"/nowhere/x\.pem: the file can't be read: No such .* Give X_{suffix} a"
+    ):
         security("X", given_by(files, *PAIR, **{f"X_{suffix}": "/nowhere/x.pem"}))
 
 
 @pytest.mark.parametrize("suffix", ["CA", "CERTIFICATE", "KEY"])
 def test_a_file_that_may_not_be_read_is_named(files: Mapping[str, str], suffix: str, tmp_path: Path) -> None:
     # A folder: permissions stop no superuser.
-    with pytest.raises(ConfigurationError, match=rf"X_{suffix}: .* can't be read: {os.strerror(21)}"):
+    with pytest.raises(ConfigurationError, match=rf"the file can't be read: {os.strerror(21)}\. Give X_{suffix} a"):
         security("X", given_by(files, *PAIR, **{f"X_{suffix}": str(tmp_path)}))
 
 
 @pytest.mark.parametrize(
     ("suffix", "file", "words"),
     [
-        ("CERTIFICATE", "expired", r"no certificate and its private key in PEM, unencrypted \(KEY_VALUES_MISMATCH"),
-        ("KEY", "other key", r"no certificate and its private key in PEM, unencrypted \(KEY_VALUES_MISMATCH"),
-        ("KEY", "CA", "no certificate and its private key"),
-        ("CERTIFICATE", "PASSWORD", "no certificate and its private key"),
-        ("CA", "KEY", "holds no certificate"),
-        ("CA", "binary", "isn't text"),
+        ("CERTIFICATE", "expired", "the certificate and its key can't be used: key values mismatch"),
+        ("KEY", "other key", "the certificate and its key can't be used: key values mismatch"),
+        ("KEY", "CA", "Give X_CERTIFICATE and X_KEY PEM files that belong together"),
+        ("CERTIFICATE", "PASSWORD", "Give X_CERTIFICATE and X_KEY PEM files that belong together"),
+        ("CA", "KEY", "the authorities can't be used: .* Give X_CA a PEM file of certificates"),
+        ("CA", "binary", "the authorities can't be used: .* Give X_CA a PEM file of certificates"),
     ],
 )
 def test_a_file_that_holds_something_else_is_refused(
@@ -107,8 +109,13 @@ def test_a_file_that_holds_something_else_is_refused(
         security("X", given_by(files, *PAIR, **{f"X_{suffix}": files[file]}))
 
 
+def test_a_password_that_is_no_text_is_refused(files: Mapping[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match=r"binary: the password isn't text.* Give X_PASSWORD a file of UTF-8"):
+        security("X", given_by(files, "USER", protocol="SASL_SSL", X_PASSWORD=files["binary"]))
+
+
 def test_an_expired_certificate_is_told_from_others(files: Mapping[str, str]) -> None:
-    with pytest.raises(ConfigurationError, match=r"drain-expired\.crt has expired"):
+    with pytest.raises(ConfigurationError, match=r"drain-expired\.crt: the certificate has expired.* Give X_CERTIF"):
         security("X", given_by(files, "CA", X_CERTIFICATE=files["expired"], X_KEY=files["expired key"]))
 
 

@@ -1,4 +1,4 @@
-"""TLS from files: what is refused before anything is opened, who trusts whom, and certificates that are renewed."""
+"""TLS from files: who trusts whom, and certificates that are renewed."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from fasttrack.errors import ConfigurationError
 from fasttrack.http_link import BrokenLinkError, HttpLink, TlsError
+from fasttrack.pem import Files, Names
 from fasttrack.redis_wire import secured, trust
 from fasttrack.serving.flags import parse
 from fasttrack.settings import Settings
-from fasttrack.tls import ClientTls, Files, Names, ServerTls
+from fasttrack.tls import ClientTls, ServerTls
 from tests.integration.certificates import Authority, Pair
 from tests.loopback import HOST
+from tests.unit.gateway_harness import until
 
 FLAGS = Names("--tls_certificate", "--tls_key", "--tls_client_ca")
 UNKNOWN = "certificate is not accepted: (unable to get local issuer|self-signed)"
@@ -49,50 +48,6 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def files(pair: Pair | None = None, ca: Path | None = None) -> Files:
     mine = (str(pair.certificate), str(pair.key)) if pair else ("", "")
     return Files(*mine, str(ca or ""))
-
-
-@pytest.mark.parametrize("kind", [ServerTls, ClientTls])
-def test_files_of_no_use_are_named_with_what_mends_it(
-    kind: Callable[[Files], Any], authority: Authority, stranger: Authority, tmp_path: Path
-) -> None:
-    ours, other = authority.issue("ours"), stranger.issue("other")
-    good = replace(files(ours, authority.ca), names=FLAGS)
-    nothing, gone, encrypted = (str(tmp_path / name) for name in ("nothing.pem", "gone.pem", "encrypted.key"))
-    Path(nothing).write_text("no certificate\n")
-    secret = ec.generate_private_key(ec.SECP256R1())
-    Path(encrypted).write_bytes(
-        secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
-    )
-    kind(good)
-    for wrong, said in (
-        (replace(good, certificate=gone), rf"{gone}: the file can't be read.* Give --tls_certificate a PEM file"),
-        (replace(good, key=gone), "Give --tls_key a PEM file"),
-        (replace(good, ca=gone), "Give --tls_client_ca a PEM file"),
-        (replace(good, certificate=str(tmp_path)), "can't be read: Is a directory"),
-        (replace(good, certificate=nothing), "can't be used"),
-        (replace(good, key=str(other.key)), "can't be used: key values mismatch"),
-        (replace(good, key=encrypted), "must not be encrypted"),
-        (replace(good, key=""), "can't be used"),
-        (replace(good, ca=nothing), "authorities can't be used.* Give --tls_client_ca a PEM file of certificates"),
-        (replace(good, certificate=""), "--tls_key is given without --tls_certificate"),
-    ):
-        with pytest.raises(ConfigurationError, match=said) as caught:
-            kind(wrong)
-        assert "\n" not in str(caught.value)
-
-
-def test_authorities_without_a_certificate_would_serve_plain_text(authority: Authority) -> None:
-    with pytest.raises(ConfigurationError, match="--tls_client_ca is given without --tls_certificate"):
-        ServerTls.of(Files(ca=str(authority.ca), names=FLAGS))
-    assert ServerTls.of(Files(names=FLAGS)) is None
-
-
-def test_the_key_may_stand_in_the_certificates_file(authority: Authority, tmp_path: Path) -> None:
-    pair = authority.issue("ours")
-    both = tmp_path / "both.pem"
-    both.write_bytes(pair.key.read_bytes() + pair.certificate.read_bytes())
-    loaded = ServerTls(Files(str(both))).current()
-    assert loaded.key == loaded.certificate == both.read_bytes()
 
 
 def test_flags_of_the_model_servers() -> None:
@@ -146,6 +101,13 @@ def run(story: Callable[[], Awaitable[None]], *, fast: bool = True) -> None:
         runner.run(story())  # type: ignore[arg-type]
 
 
+def outlived(pair: Pair) -> ssl.SSLContext:
+    """A server whose certificate has expired since it started."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    return context
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_each_side_verifies_the_other(authority: Authority, stranger: Authority, fast: bool) -> None:
     server, caller = authority.issue("server"), authority.issue("caller")
@@ -153,7 +115,7 @@ def test_each_side_verifies_the_other(authority: Authority, stranger: Authority,
     async def story() -> None:
         async with serving(ServerTls(files(server, authority.ca)).listener()) as port:
             assert await ask(port, ClientTls(files(caller, authority.ca))) == b"hi"
-            for unknown in (None, stranger.issue("caller"), authority.issue("caller", expired=True)):
+            for unknown in (None, stranger.issue("caller")):
                 with pytest.raises((BrokenLinkError, TlsError), match=r"does not accept our certificate|no TLS"):
                     await ask(port, ClientTls(files(unknown, authority.ca)))
             for tls, host, said in (
@@ -168,7 +130,7 @@ def test_each_side_verifies_the_other(authority: Authority, stranger: Authority,
             ):
                 with pytest.raises(TlsError, match=said):
                     await ask(port, tls, host)
-        async with serving(ServerTls(files(authority.issue("server", expired=True))).listener()) as port:
+        async with serving(outlived(authority.issue("server", expired=True))) as port:
             with pytest.raises(TlsError, match="certificate is not accepted: certificate has expired"):
                 await ask(port, ClientTls(files(ca=authority.ca)))
         async with serving(ServerTls(files(authority.issue("elsewhere", host="127.0.0.2"))).listener()) as port:
@@ -234,6 +196,43 @@ def test_a_renewed_certificate_is_shown_without_a_restart(
             assert await shown(port, authority.ca) == second != first
 
     run(story, fast=fast)
+
+
+@pytest.mark.parametrize("options", [{"expired": True}, {"valid_in": 3600.0}])
+def test_a_renewed_certificate_out_of_its_time_leaves_the_good_one(
+    options: dict[str, Any], authority: Authority, at_once: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, bad = authority.issue("server"), authority.issue("bad", **options)
+    tls = ServerTls(files(server))
+
+    async def story() -> None:
+        async with serving(tls.listener()) as port:
+            first = await shown(port, authority.ca)
+            server.certificate.write_bytes(bad.certificate.read_bytes())
+            server.key.write_bytes(bad.key.read_bytes())
+            for _ in range(3):
+                assert await shown(port, authority.ca) == first
+            authority.issue("server")
+            assert await shown(port, authority.ca) == der(server) != first
+
+    run(story)
+    said = [record.message for record in caplog.records if "last good ones stay" in record.message]
+    assert len(said) == 1
+    assert f"{server.certificate}: the certificate" in said[0]
+
+
+def test_a_renewed_certificate_counts_once_its_time_has_come(
+    authority: Authority, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The issuer's clock is ahead of ours; the file does not change any more."""
+    monkeypatch.setattr("fasttrack.tls._AGAIN_SECONDS", 0.0)
+    server = authority.issue("server")
+    tls = ServerTls(files(server))
+    first = tls.current()
+    authority.issue("server", valid_in=2.0)
+    assert tls.current() is first
+    until(lambda: tls.current() is not first)
+    assert tls.current().certificate == server.certificate.read_bytes()
 
 
 def test_authorities_that_are_taken_out_count_no_more(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import parse_qs, urlsplit
@@ -11,27 +12,33 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from fasttrack.redis_wire import Refusal, Wire, connect
+from fasttrack.pem import reason
+from fasttrack.redis_wire import FILE_OPTIONS, Refusal, Wire, connect, trust
 
 Reply = list[bytes | None]
 
 
-def plain(url: str) -> bool:
-    """Whether a `Link` can be made to this Redis: neither TLS nor options of redis-py."""
+def linkable(url: str) -> bool:
+    """Whether a `Link` can be made to this Redis: its URL has no options that only redis-py knows."""
     parts = urlsplit(url)
-    return parts.scheme == "redis" and set(parse_qs(parts.query)) <= {"db"}
+    known = {"redis": {"db"}, "rediss": {"db", *FILE_OPTIONS}}
+    return parts.scheme in known and set(parse_qs(parts.query)) <= known[parts.scheme]
 
 
 class Link:
     """Commands on the running event loop, answered in order; connects when it is asked, anew after a loss.
 
     Args:
-        url: a `plain` one.
+        url: a `linkable` one.
         patience: seconds to wait for a connection, and for an answer.
+
+    Raises:
+        ConfigurationError: a file that an option of the URL names can't be used.
     """
 
     def __init__(self, url: str, patience: float) -> None:
         self._url = url
+        self._tls = trust(url)
         self._patience = patience
         self._wire: Wire | None = None
         self._connecting: asyncio.Task[Wire] | None = None
@@ -73,7 +80,7 @@ class Link:
 
     async def _connect(self) -> Wire:
         async with asyncio.timeout(self._patience):
-            return await connect(self._url, self._patience)
+            return await connect(self._url, self._patience, self._tls)
 
 
 @contextmanager
@@ -83,6 +90,8 @@ def _as_redis_py() -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise RedisTimeoutError(str(error) or "no connection in time") from error
+    except ssl.SSLError as error:
+        raise RedisConnectionError(reason(error)) from error
     except OSError as error:
         raise RedisConnectionError(error.strerror or str(error)) from error
     except Refusal as error:

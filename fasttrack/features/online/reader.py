@@ -15,7 +15,7 @@ from redis.retry import Retry
 from fasttrack.errors import ConfigurationError, IntegrityError
 from fasttrack.features.online.definitions import View, connection_string, redis_errors
 from fasttrack.features.online.layout import KeyLayout, Value, decode, field_name
-from fasttrack.features.online.link import Link, plain
+from fasttrack.features.online.link import Link, linkable
 from fasttrack.redis_wire import bulk, secured, trust
 from fasttrack.settings import Settings
 
@@ -44,8 +44,8 @@ class Reader:
         self._tables = {view.name: _Table(project, view) for view in views}
         url = secured(settings.require("redis"), settings)
         self._client = _client(url)
-        #: TLS and options of redis-py are left to it, in threads.
-        self._link = Link(url, PATIENCE) if plain(url) else None
+        #: Options that only redis-py knows are left to it, in threads.
+        self._link = Link(url, PATIENCE) if linkable(url) else None
 
     def fetch(self, wanted: Wanted) -> list[list[Stored]]:
         """Look keys up, each once however often it is named.
