@@ -18,6 +18,9 @@ from fasttrack.rollout.counts import Window
 from fasttrack.rollout.plan import Plan
 from fasttrack.rollout.records import Decision, Rollout, Running
 
+#: A little more than a lease: who decides spends milliseconds between statements.
+_HUNG = "5s"
+
 
 class Rollouts:
     """Starts, decides on and ends rollouts. Threads may share it; each method raises as `Registry`'s do.
@@ -90,6 +93,8 @@ class Rollouts:
                 return ()
             rows.append(cursor, gateway, counted)
         with self._connections.transaction() as cursor:
+            # A gateway whose host is gone would keep the rollout locked until TCP gives it up; nobody could end it.
+            cursor.execute("SET LOCAL idle_in_transaction_session_timeout = %s", (_HUNG,))
             controller.decide(cursor)
         with self._connections.transaction() as cursor:
             return rows.running(cursor)

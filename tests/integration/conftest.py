@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from fasttrack.local.platform import Platform
 from fasttrack.registry.store import Registry
+from tests.integration import rollout_world
 from tests.integration.registry_database import opened, scratch_database
 from tests.local_homes import running_platform
 
@@ -44,4 +46,11 @@ def registry(dsn: str) -> Iterator[Registry]:
     """A registry without models, in the database `dsn`."""
     with opened(dsn) as found:
         found.migrate()
+        yield found
+
+
+@pytest.fixture
+def world(dsn: str, tmp_path: Path) -> Iterator[rollout_world.World]:
+    """A champion and a challenger that a rollout could start with."""
+    with rollout_world.world(dsn, tmp_path) as found:
         yield found
