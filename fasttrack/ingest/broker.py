@@ -211,9 +211,11 @@ class Broker:
             DataLossError: that offset is gone, or was never there.
             UnavailableError: the broker does not answer.
         """
-        deadline = time.monotonic() + _RECOVERY_SECONDS
+        deadline = None
         while True:
             held = self.offsets({topic.name: topic})[topic.name, partition]
+            # From the first answer on, which may have been waited for.
+            deadline = deadline or time.monotonic() + _RECOVERY_SECONDS
             if offset is None or held.earliest <= offset <= held.latest:
                 return held
             # A broker that has just started shows less than it has until it has read its logs.
@@ -232,7 +234,11 @@ class Broker:
         futures = self._admin.list_offsets(
             dict.fromkeys(partitions, spec), isolation_level=settled, request_timeout=_ANSWER_SECONDS
         )
-        return {(at.topic, at.partition): int(self._result(future).offset) for at, future in futures.items()}
+        found = {(at.topic, at.partition): int(self._result(future).offset) for at, future in futures.items()}
+        if any(offset < 0 for offset in found.values()):
+            # A broker that comes back after kill -9 was seen to name no offset (-1001) and no error either.
+            raise TimeoutError
+        return found
 
     def create(self, partitions: Mapping[str, int], compacted: bool = False) -> None:
         """Create those topics that are missing.

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import socket
 import threading
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from confluent_kafka import TopicPartition
 
-from fasttrack.errors import ConfigurationError, UnavailableError
+from fasttrack.errors import ConfigurationError, DataLossError, UnavailableError
 from fasttrack.ingest import access
 from fasttrack.ingest import broker as broker_module
-from fasttrack.ingest.broker import Broker
+from fasttrack.ingest.broker import Broker, Offsets, Topic
 from tests.loopback import free_port
 
 
@@ -74,3 +78,39 @@ def test_addresses_are_read_as_kafka_reads_them(text: str, server: tuple[str, in
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="FASTTRACK_KAFKA"):
         Broker(f"127.0.0.1:9092,{text}").greet()
+
+
+def broker_that_says(monkeypatch: pytest.MonkeyPatch, *offsets: int, patience: float = 60.0) -> Broker:
+    """One that names these offsets, question by question. A real one can't be made to name none at will."""
+    left, broker = list(offsets), Broker("127.0.0.1:9", patience)
+
+    def list_offsets(asked: dict[TopicPartition, Any], **_: Any) -> dict[TopicPartition, Future[Any]]:
+        answer: Future[Any] = Future()
+        answer.set_result(SimpleNamespace(offset=left.pop(0) if len(left) > 1 else left[0]))
+        return dict.fromkeys(asked, answer)
+
+    monkeypatch.setattr(broker, "_admin", SimpleNamespace(list_offsets=list_offsets))
+    monkeypatch.setattr(broker_module, "_RETRY_SECONDS", 0.0)
+    return broker
+
+
+TOPIC = Topic("orders", "an-id", 1)
+
+
+def test_offsets_that_a_returning_broker_does_not_name_yet_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = broker_that_says(monkeypatch, -1001, -1001, 3, -1001, 9)
+    assert broker.holding(TOPIC, 0, 5) == Offsets(3, 9)
+
+
+def test_a_broker_that_never_names_them_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnavailableError, match="does not answer"):
+        broker_that_says(monkeypatch, -1001, patience=0.2).holding(TOPIC, 0, 5)
+
+
+def test_a_broker_that_shows_less_than_it_has_is_waited_for_from_its_first_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert broker_that_says(monkeypatch, 0, 2, 0, 4, 0, 9).holding(TOPIC, 0, 5) == Offsets(0, 9)
+    monkeypatch.setattr(broker_module, "_RECOVERY_SECONDS", 0.0)
+    with pytest.raises(DataLossError, match="the broker has 0 to 2"):
+        broker_that_says(monkeypatch, 0, 2, 0, 2, 0, 2).holding(TOPIC, 0, 5)

@@ -27,7 +27,7 @@ def broker_kills(rig: Rig, times: int, events: int) -> Outcome:
                 time.sleep(rig.chance.uniform(0, 0.3))
                 os.kill(rig.part_pid("kafka"), signal.SIGKILL)
             outcome.times += 1
-            bench.moves(done)
+            wait_for(lambda done=done: bench.done() > done or drain.wait(0), "progress")
             assert not drain.wait(0), drain.said()
         drain.terminate()
         drain.finish()
