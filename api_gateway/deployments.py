@@ -99,10 +99,17 @@ class Deployments:
         return self._served.get(name)
 
     async def find(self, name: str) -> Served | None:
-        """The deployment of a use case; an unknown one makes the registry be asked at once."""
+        """The deployment of a use case; for an unknown one the registry is asked, which happens twice a second at most.
+
+        Whoever comes sooner after a read waits for the next: the use case may have been published in between.
+        """
         served = self._served.get(name)
-        if served is None and time.monotonic() - self._read_at > _MIN_GAP_SECONDS:
-            await self.refresh()
+        if served is None:
+            before = self._read_at
+            await asyncio.sleep(before + _MIN_GAP_SECONDS - time.monotonic())
+            # Others that waited, or the usual poll, may have asked meanwhile.
+            if self._read_at == before:
+                await self.refresh()
             served = self._served.get(name)
         return served
 

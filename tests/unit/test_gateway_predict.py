@@ -5,11 +5,16 @@ from __future__ import annotations
 import gc
 import json
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from fasttrack.errors import UnavailableError
+from fasttrack.registry.records import Deployment
 from tests.unit.gateway_harness import DIGEST, ENTITY, ModelServer, Running, deployment, gateway, model_server, until
 
 
@@ -243,12 +248,26 @@ def test_rows_tell_what_was_answered_and_to_whom(running: Running) -> None:
     assert prediction.explanation is not None
 
 
+def test_many_who_ask_for_what_is_not_there_make_few_reads(tmp_path: Path, transformer: ModelServer) -> None:
+    reads: list[float] = []
+
+    def read() -> list[Deployment]:
+        reads.append(time.monotonic())
+        return [deployment(transformer.url, transformer.url)]
+
+    with gateway(tmp_path, read, poll_seconds=3600.0) as running, ThreadPoolExecutor(20) as callers:
+        # Of the start, and the poll's first.
+        until(lambda: len(reads) == 2)
+        token = running.issuer.token("flights-predictor")
+        said = callers.map(lambda n: running.ask("GET", f"/v1/usecases/unknown-{n}", token=token).status, range(50))
+        assert set(said) == {404}
+    assert len(reads) > 2
+    assert all(later - earlier >= 0.49 for earlier, later in pairwise(reads[1:]))
+
+
 def test_a_new_use_case_is_found_at_once_and_the_last_state_outlives_the_registry(
     tmp_path: Path, transformer: ModelServer
 ) -> None:
-    from fasttrack.errors import UnavailableError
-    from fasttrack.registry.records import Deployment
-
     deployed: list[Deployment] = []
     away = False
 
@@ -261,7 +280,8 @@ def test_a_new_use_case_is_found_at_once_and_the_last_state_outlives_the_registr
         token = running.issuer.token("flights-predictor")
         assert running.predict().status == 403
         deployed.append(deployment(transformer.url, transformer.url))
-        until(lambda: running.predict(token=token).status == 200)
+        # Right after a read that did not have it yet.
+        assert running.predict(token=token).status == 200
         away = True
         assert running.ask("GET", "/v1/usecases/unknown", token=token).status == 404
         assert running.predict().status == 200
