@@ -14,8 +14,8 @@ from fasttrack.settings import Settings
 from fasttrack.tls import ClientTls
 
 Word = bytes | str | int | float
-#: The options of redis-py that name the files.
 _DEFERRED_SECONDS: Final = 0.005
+#: The options of redis-py that name the files.
 _OPTIONS: Final = Names("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
 _UNWELCOME: Final = "Redis hung up at once; one that does not accept our certificate does so"
 FILE_OPTIONS: Final = frozenset({_OPTIONS.certificate, _OPTIONS.key, _OPTIONS.ca})
@@ -125,21 +125,11 @@ class Wire(asyncio.Protocol):
     def ask(self, commands: bytes, count: int) -> asyncio.Future[list[Any]]:
         """Write `count` commands; the future holds their replies, a `Refusal` as a value, or an OSError."""
         future: asyncio.Future[list[Any]] = self.loop.create_future()
-        if self._transport is None or not self.open:
+        if not self.open:
             future.set_exception(ConnectionError("the connection is closed"))
             return future
-        until = self.loop.time() + self._patience
-        if self._deferred:
-            commands = b"".join([*self._deferred, commands])
-            nobody: asyncio.Future[list[Any]] = self.loop.create_future()
-            nobody.add_done_callback(lambda unread: unread.exception())
-            self._waiting.append((until, len(self._deferred), [], nobody))
-            self._deferred.clear()
-        self._transport.write(commands)
-        if count:
-            self._waiting.append((until, count, [], future))
-        if self._timer is None:
-            self._timer = self.loop.call_later(self._patience, self._expire)
+        self._write(commands)
+        self._expect(count, future)
         return future
 
     def defer(self, command: bytes) -> None:
@@ -150,7 +140,24 @@ class Wire(asyncio.Protocol):
 
     def _write_deferred(self) -> None:
         if self._deferred and self.open:
-            self.ask(b"", 0)
+            self._write(b"")
+
+    def _write(self, commands: bytes) -> None:
+        """Write what was deferred, and these behind it."""
+        if self._deferred:
+            commands = b"".join([*self._deferred, commands])
+            nobody: asyncio.Future[list[Any]] = self.loop.create_future()
+            # Read, or a lost connection would be reported as never retrieved.
+            nobody.add_done_callback(lambda unread: unread.exception())
+            self._expect(len(self._deferred), nobody)
+            self._deferred.clear()
+        assert self._transport is not None
+        self._transport.write(commands)
+
+    def _expect(self, count: int, future: asyncio.Future[list[Any]]) -> None:
+        self._waiting.append((self.loop.time() + self._patience, count, [], future))
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._patience, self._expire)
 
     def abort(self) -> None:
         """Drop the connection; whoever waits is told."""

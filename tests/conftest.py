@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.integration.certificates import Authority
 from tests.local_homes import new_home
 from tests.unit.gateway_harness import ModelServer, model_server
 
@@ -28,3 +29,15 @@ def server() -> Iterator[ModelServer]:
     """A server that answers as transformer, predictor and explainer."""
     with model_server() as it:
         yield it
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """The certificate authority that everybody trusts."""
+    return Authority(tmp_path / "ours")
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Authority:
+    """One that nobody trusts."""
+    return Authority(tmp_path / "strangers")

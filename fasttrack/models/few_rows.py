@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import nn
 
 from fasttrack.models.batch import Array, Batch
@@ -60,9 +59,8 @@ class FewRows:
         self._low, self._width = (values.numpy().copy() for values in tabular.bins.ramps())
         self._tables = [embedding.get_parameter("weight").numpy() for embedding in tabular.embeddings]
         self._hidden = _hidden(trunk.body)
-        heads = (trunk.classification, trunk.regression)
-        self._weight = np.ascontiguousarray(torch.cat([head.weight for head in heads]).numpy().T)
-        self._bias = torch.cat([head.bias for head in heads]).numpy()
+        weight, bias = trunk.joined_heads()
+        self._weight, self._bias = np.ascontiguousarray(weight.numpy().T), bias.numpy()
 
     @staticmethod
     def of(network: Network) -> FewRows | None:

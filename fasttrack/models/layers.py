@@ -114,6 +114,11 @@ class Trunk(nn.Module):
         self.classification = nn.Linear(hidden, 1)
         self.regression = nn.Linear(hidden, 3)
 
+    def joined_heads(self) -> tuple[Tensor, Tensor]:
+        """Weight [4, hidden] and bias [4] of both heads as one layer: the logit, then the regression's three."""
+        heads = (self.classification, self.regression)
+        return torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
+
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Logit [B] and (value, lower, upper) [B, 3]."""
         return self.heads(self.body(inputs))

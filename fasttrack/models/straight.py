@@ -31,8 +31,7 @@ class Straight:
         self._low, self._width = tabular.bins.ramps()
         self._tables = [embedding.get_parameter("weight") for embedding in tabular.embeddings]
         self._steps = [step for layer in trunk.body for step in _steps(layer)]
-        self._weight = torch.cat([trunk.classification.weight, trunk.regression.weight])
-        self._bias = torch.cat([trunk.classification.bias, trunk.regression.bias])
+        self._weight, self._bias = trunk.joined_heads()
 
     def __call__(
         self, numeric: Tensor, categorical: Tensor, sequence: Tensor | None = None, length: Tensor | None = None

@@ -13,8 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from fasttrack.pem import Files, Names
 from tests.loopback import HOST
 
+#: Of a server.
+FLAGS = Names("--tls_certificate", "--tls_key", "--tls_client_ca")
 _DAY = datetime.timedelta(days=1)
 
 
@@ -24,6 +27,12 @@ class Pair:
 
     certificate: Path
     key: Path
+
+
+def files(pair: Pair | None = None, ca: Path | None = None) -> Files:
+    """The PEM files of who shows this pair and trusts this authority."""
+    mine = (str(pair.certificate), str(pair.key)) if pair else ("", "")
+    return Files(*mine, str(ca or ""))
 
 
 class Authority:

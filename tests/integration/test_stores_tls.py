@@ -29,11 +29,6 @@ SHOP = shop()
 ASKED = {"customer": "a", "store": 1}
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "authority")
-
-
 def demanding(pair: Pair, authority: Authority) -> ssl.SSLContext:
     """A server that asks for certificates of the authority."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority.ca))

@@ -14,26 +14,9 @@ from cryptography.x509 import ObjectIdentifier
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fasttrack.errors import ConfigurationError
-from fasttrack.pem import Files, Names
+from fasttrack.pem import Files
 from fasttrack.tls import ClientTls, ServerTls
-from tests.integration.certificates import Authority, Pair
-
-FLAGS = Names("--tls_certificate", "--tls_key", "--tls_client_ca")
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "ours")
-
-
-@pytest.fixture
-def stranger(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "strangers")
-
-
-def files(pair: Pair | None = None, ca: Path | None = None) -> Files:
-    mine = (str(pair.certificate), str(pair.key)) if pair else ("", "")
-    return Files(*mine, str(ca or ""))
+from tests.integration.certificates import FLAGS, Authority, files
 
 
 @pytest.mark.parametrize("kind", [ServerTls, ClientTls])

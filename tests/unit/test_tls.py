@@ -14,28 +14,17 @@ import uvloop
 
 from fasttrack.errors import ConfigurationError
 from fasttrack.http_link import BrokenLinkError, HttpLink, TlsError
-from fasttrack.pem import Files, Names
+from fasttrack.pem import Files
 from fasttrack.redis_wire import secured, trust
 from fasttrack.serving.flags import parse
 from fasttrack.settings import Settings
 from fasttrack.tls import ClientTls, ServerTls
-from tests.integration.certificates import Authority, Pair
+from tests.integration.certificates import FLAGS, Authority, Pair, files
 from tests.loopback import HOST
 from tests.unit.gateway_harness import until
 
-FLAGS = Names("--tls_certificate", "--tls_key", "--tls_client_ca")
 UNKNOWN = "certificate is not accepted: (unable to get local issuer|self-signed)"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "ours")
-
-
-@pytest.fixture
-def stranger(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "strangers")
 
 
 @pytest.fixture
@@ -43,11 +32,6 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Changed files are looked up at each connection."""
     monkeypatch.setattr("fasttrack.tls._LOOK_SECONDS", 0.0)
     yield
-
-
-def files(pair: Pair | None = None, ca: Path | None = None) -> Files:
-    mine = (str(pair.certificate), str(pair.key)) if pair else ("", "")
-    return Files(*mine, str(ca or ""))
 
 
 def test_flags_of_the_model_servers() -> None:

@@ -93,11 +93,6 @@ def _sized(text: str) -> bytes:
     return _TYPE_AND_LENGTH.pack(_STRING, len(encoded)) + encoded
 
 
-def _double(stored: bytes) -> float:
-    number: float = _DOUBLE.unpack(stored)[0]
-    return number
-
-
 def _text(stored: bytes) -> str:
     return _content(stored).decode()
 
@@ -134,10 +129,9 @@ def _varint(stored: bytes, at: int) -> tuple[int, int]:
     return number | byte << shift, at + 1
 
 
-#: By the tag of the field of `Value`: its number, three bits left, and its wire type.
+#: By the tag of the field of `Value`: its number, three bits left, and its wire type. Doubles are read by `decode`.
 _DECODERS: dict[int, Callable[[bytes], Value]] = {
     2 << 3 | 2: _text,
     4 << 3 | 0: _integer,
-    _DOUBLE_TAG: _double,
     15 << 3 | 2: _doubles,
 }
