@@ -82,7 +82,8 @@ def _recover(
     """Decide row by row where some tables have decided and others have not.
 
     What is recorded stays. What no table recorded goes to a table that has not decided on it yet: valid events as
-    before, and if the contract changed meanwhile, so that the fitting table is past it, to the other one.
+    before, and if the contract changed meanwhile, so that the fitting table is past it, to the other one. So that no
+    event is called a copy of one that is nowhere, what the raw table was too early for is a dead letter.
     """
     reasons = dict(checked.rejected)
     row_of = {int(at): row for row, at in enumerate(checked.index)}
@@ -92,6 +93,7 @@ def _recover(
     open_rows = np.flatnonzero((places >= recorded.landed_mark) & ~np.isin(places, list(known)))
     first = seen.first(ids.take(pa.array(open_rows)), when[open_rows])
     fresh = set(open_rows[first].tolist())
+    landed_before = seen.holds(ids)
     found = Decision(np.empty(0, np.int64))
     landed: list[int] = []
     for at, offset in enumerate(offsets.tolist()):
@@ -102,7 +104,7 @@ def _recover(
         may_repeat, may_die = offset >= recorded.duplicates_mark, offset >= recorded.dead_mark
         if row is not None and row in fresh:
             landed.append(row)
-        elif (row is not None and may_repeat) or not may_die:
+        elif (row is not None and landed_before[row] and may_repeat) or not may_die:
             found.duplicates.append((offset, name))
         else:
             found.dead.append((at, reasons.get(at, _CHANGED)))

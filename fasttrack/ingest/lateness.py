@@ -5,10 +5,13 @@ They land like all others; they are only counted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
+
+from fasttrack.ingest.dedup import clock
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Older than any event: nothing was seen yet.
@@ -18,16 +21,19 @@ _NEVER = -(2**63)
 class Watermark:
     """How far one partition's events have come: the newest event time seen, less what the contract allows.
 
-    Only events that land count, so that the table tells a restarted drain where it was.
+    Only events that land count, so that the table tells a restarted drain where it was. It never is ahead of the clock:
+    one sender's clock that is would make all others' events late.
 
     Args:
         allowed: the stream's ``allowed_lateness``.
         newest: the newest event time that the table holds of the partition, in microseconds; None if none.
+        now: tells the time in microseconds since 1970.
     """
 
-    def __init__(self, allowed: timedelta, newest: int | None = None) -> None:
+    def __init__(self, allowed: timedelta, newest: int | None = None, now: Callable[[], int] = clock) -> None:
         self._allowed = allowed // timedelta(microseconds=1)
-        self._newest = _NEVER if newest is None else newest
+        self._now = now
+        self._newest = _NEVER if newest is None else min(newest, now())
 
     @property
     def at(self) -> int | None:
@@ -46,7 +52,7 @@ class Watermark:
         if not len(when):
             return 0
         # An event is never late by its own time, so the newest may include it.
-        newest = np.maximum.accumulate(np.maximum(when, self._newest))
+        newest = np.maximum.accumulate(np.maximum(np.minimum(when, self._now()), self._newest))
         self._newest = int(newest[-1])
         # Not `newest - when > allowed`: two times of the calendar are never as far apart as int64 reaches.
         return int(np.count_nonzero(newest - when > self._allowed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -16,7 +17,7 @@ from fasttrack.ingest.checkers import column_checker
 from fasttrack.ingest.columncheck import Checked
 from fasttrack.ingest.contracts import contract_version
 from fasttrack.ingest.decide import Decision, Index, Recorded, decide
-from fasttrack.ingest.dedup import SeenIds
+from fasttrack.ingest.dedup import SUPPORT, SeenIds, clock
 from fasttrack.ingest.lateness import Watermark
 from fasttrack.ingest.schemas import known
 from fasttrack.lake.append import Ledger
@@ -34,6 +35,23 @@ _LAG_SECONDS = 60.0
 def app_id(cluster: str, topic: Topic, partition: int) -> str:
     """Who writes a partition: cluster id, topic id and partition. A topic that is made again is somebody else."""
     return f"{cluster}:{topic.id}:{partition}"
+
+
+def begin(ledgers: Sequence[Ledger], earliest: int) -> None:
+    """Make the first marks of a partition.
+
+    Args:
+        ledgers: the raw table's, which is the last to have its mark; the others'.
+        earliest: where the partition begins.
+
+    Raises:
+        StorageError: the storage refused.
+        Fenced: another drain begins it in this moment.
+    """
+    # A table without a mark is one at 0.
+    for ledger in reversed(ledgers if earliest else ledgers[:1]):
+        if ledger.mark is None or ledger.mark < earliest:
+            ledger.append(None, earliest)
 
 
 @dataclass(frozen=True)
@@ -136,10 +154,8 @@ class PartitionWriter:
         since, until = self._landed.span(contract.event_time) or (0, 0)
         whole = until - since <= window
         if not whole:
-            newest = self._landed.newest(contract.event_time, kin)
-            if newest is None:
-                return seen, Watermark(contract.allowed_lateness)
-            since = newest - window
+            newest = self._landed.newest(contract.event_time, kin, SUPPORT)
+            since = since if newest is None else max(since, min(newest, clock()) - window)
         recent = kin & (ds.field(contract.event_time) >= pa.scalar(since, pa.int64()).cast(MOMENT))
         columns = [contract.event_id, contract.event_time, "_topic_id", "_partition"]
         for rows in self._landed.batches(columns, recent):
@@ -174,9 +190,7 @@ class PartitionWriter:
             Fenced, StorageError: as for `write`.
         """
         if earliest > 0:
-            for ledger in reversed(self._ledgers):
-                if (ledger.mark or 0) < earliest:
-                    ledger.append(None, earliest)
+            begin(self._ledgers, earliest)
             self.mark = self._position = self._lowest()
         self.begun = True
 

@@ -104,14 +104,17 @@ class Ledger:
         with storage(self.path):
             return patiently(self.path, lambda: span(self._table, column))
 
-    def newest(self, column: str, where: ds.Expression) -> int | None:
-        """The greatest moment in a column of the rows that `rows` would give, in microseconds; None without any.
+    def newest(self, column: str, where: ds.Expression, rank: int = 1) -> int | None:
+        """The greatest moment in a column of the rows that `rows` would give, or the `rank`-th greatest.
+
+        Returns:
+            Microseconds since 1970; None if there are fewer rows.
 
         Raises:
             StorageError: the storage refused.
         """
         with storage(self.path):
-            return patiently(self.path, lambda: newest(self._table, column, where))
+            return patiently(self.path, lambda: newest(self._table, column, where, rank))
 
     def append(self, rows: pa.Table | None, mark: int) -> int:
         """Commit `rows` and move the mark to `mark`, together; rows and mark are durable on return.

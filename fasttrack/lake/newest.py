@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -27,14 +28,14 @@ def span(table: DeltaTable, column: str) -> tuple[int, int] | None:
     return None if high is None else (low, high)
 
 
-def newest(table: DeltaTable, column: str, where: ds.Expression) -> int | None:
-    """The greatest value of a timestamp column among the rows that `where` selects.
+def newest(table: DeltaTable, column: str, where: ds.Expression, rank: int = 1) -> int | None:
+    """The greatest value of a timestamp column among the rows that `where` selects, or the `rank`-th greatest.
 
     Files whose statistics end earlier than what was found are not opened, so on a table in about the order of time
     this costs a few files, whatever the table's size.
 
     Returns:
-        Microseconds since 1970; None if there is no such row.
+        Microseconds since 1970; None if there are fewer such rows.
     """
     spanned = span(table, column)
     if spanned is None:
@@ -44,7 +45,12 @@ def newest(table: DeltaTable, column: str, where: ds.Expression) -> int | None:
     while True:
         since = max(low, high - step)
         recent = where & (ds.field(column) >= pa.scalar(since, pa.int64()).cast(MOMENT))
-        found = pc.max(dataset.to_table(columns=[column], filter=recent).column(0).cast(pa.int64())).as_py()
-        if found is not None or since == low:
-            return None if found is None else int(found)
+        greatest = np.empty(0, np.int64)
+        for rows in dataset.to_batches(columns=[column], filter=recent):
+            times = rows.column(0).drop_null().cast(pa.int64()).to_numpy(zero_copy_only=False)
+            greatest = np.concatenate([greatest, times])
+            if len(greatest) > rank:
+                greatest = np.partition(greatest, -rank)[-rank:]
+        if len(greatest) == rank or since == low:
+            return int(greatest.min()) if len(greatest) == rank else None
         step *= _WIDER

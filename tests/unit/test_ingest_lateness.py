@@ -53,10 +53,18 @@ def test_it_counts_as_one_by_one_in_any_batches(times: list[int], cuts: list[int
     assert (late, watermark.at) == one_by_one(times, allowed)
 
 
+def test_a_clock_that_runs_ahead_makes_nobody_else_late() -> None:
+    now, year_2099 = 1000 * HOUR, 4_070_908_800 * 10**6
+    watermark = Watermark(timedelta(hours=1), now=lambda: now)
+    assert watermark.pass_by(np.array([998 * HOUR, year_2099, 999 * HOUR, 1000 * HOUR], np.int64)) == 0
+    assert watermark.at == 999 * HOUR
+    assert Watermark(timedelta(hours=1), year_2099, now=lambda: now).at == 999 * HOUR
+
+
 def test_the_years_1_and_9999_do_not_overflow() -> None:
     ends = [datetime(9999, 12, 31, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)]
     times = [(when - EPOCH) // timedelta(microseconds=1) for when in ends]
-    watermark = Watermark(timedelta(0))
+    watermark = Watermark(timedelta(0), now=lambda: times[0])
     assert watermark.pass_by(np.array(times, np.int64)) == 1
     assert moment(watermark.at) == "9999-12-31T00:00:00+00:00"
     assert moment(None) is None

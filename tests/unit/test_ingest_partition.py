@@ -178,6 +178,43 @@ def test_no_table_stays_behind_for_long(monkeypatch: pytest.MonkeyPatch) -> None
         assert (writer.mark, writer.overdue, log.open().mark) == (6, False, 6)
 
 
+def test_a_clock_that_runs_ahead_does_not_end_the_search_for_copies() -> None:
+    """Not while the drain runs, and not when it starts again: one event of 2099 stands in the table then."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Partition(folder, [0, 1, 2, 3, 99, 4, 0, 1, 5, 2, 3])
+        log.values[4] = message(event(99, placed_at="2099-01-01T00:00:00Z"))
+        writer = log.open()
+        for low, high in [(0, 4), (4, 5), (5, 6), (6, 8)]:
+            log.feed(writer, low, high, True)
+        log.feed(log.open(), 8, 11, True)
+        log.assert_exact()
+
+
+def test_an_event_that_a_relaxed_contract_takes_too_late_is_a_dead_letter_and_no_copy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed after the raw table's commit, which had refused it: it is nowhere, and must stay replayable."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Partition(folder, [0, 1, 2])
+        log.values[1] = message(event(1, pieces=500))
+        real = Ledger.append
+
+        def mortal(self: Ledger, rows: object, mark: int) -> int:
+            if "dead_letters" in self.path:
+                raise Killed
+            return real(self, rows, mark)
+
+        monkeypatch.setattr(Ledger, "append", mortal)
+        with pytest.raises(Killed):
+            log.feed(log.open(), 0, 3, True)
+        monkeypatch.setattr(Ledger, "append", real)
+        log.values[1] = message(event(1, pieces=5))
+        log.feed(log.open(), 0, 3, True)
+        dead = read(dead_letters_path(log.settings, SHOP), ["offset", "reason"])
+        assert dead.to_pylist() == [{"offset": 1, "reason": "contract changed"}]
+        assert read(duplicates_path(log.settings, SHOP), ["offset"]).num_rows == 0
+
+
 def test_a_writer_opened_while_another_commits_takes_no_event_for_its_own_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = Partition(folder, [0, 1, 2, 3])
