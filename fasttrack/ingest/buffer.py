@@ -20,16 +20,35 @@ _MAX_AGE_SECONDS = 5.0
 
 @dataclass
 class Buffer:
-    """Messages of one partition that are not committed yet; `next` is the offset of the one that comes next."""
+    """Messages of one partition that are not committed yet; `next` is the offset of the one that comes next.
+
+    Attributes:
+        holes: the ``[low, high)`` that were passed over: transactions and compaction leave some, and after a seek the
+            client may hand out messages that it had fetched before, from further on. Only Kafka can tell; nothing may
+            be committed before it was asked.
+        placed: whether the client is known to be where this buffer is, by a message that followed or by Kafka's word.
+        ended: where the partition ended when the client last came to its end.
+    """
 
     writer: PartitionWriter
     next: int
     end: int | None
+    placed: bool = False
+    ended: int = 0
     values: list[bytes | None] = field(default_factory=list)
     keys: list[bytes | None] = field(default_factory=list)
+    holes: list[tuple[int, int]] = field(default_factory=list)
     bytes: int = 0
     since: float = 0.0
+    begin: int = field(init=False)
     _offsets: list[npt.NDArray[np.int64]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.begin = self.next
+
+    def emptied(self) -> Buffer:
+        """One that goes on behind this one."""
+        return Buffer(self.writer, self.next, self.end, self.placed, self.ended)
 
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
@@ -41,43 +60,54 @@ class Buffer:
         """Whether everything that is wanted of the partition has been read."""
         return self.end is not None and self.next >= self.end
 
-    def add(self, messages: list[Message]) -> int | None:
-        """Take messages that are next in line; those before (delivered again) and from the end on are left.
+    @property
+    def position(self) -> int:
+        """The first offset that the lake lacks, or where the partition ends if it lacks nothing."""
+        return self.begin if self.values else max(self.next, self.ended)
+
+    def add(self, messages: list[Message]) -> None:
+        """Take messages; those that are there already (delivered again) and from the end on are left.
 
         Args:
-            messages: at least one, their offsets ascending.
-
-        Returns:
-            None, or the position of the first message that does not follow the one before it: none from there on is
-            taken. After a seek librdkafka may still hand out messages that it had fetched before, from further on;
-            taking them would lose what lies between.
+            messages: at least one.
         """
         if not self.values:
             self.since = time.monotonic()
         count = len(messages)
         first, last = cast(int, messages[0].offset()), cast(int, messages[-1].offset())
         if first == self.next and last == first + count - 1 and (self.end is None or last < self.end):
-            self._take(messages)
-            return None
-        offsets: list[Any] = [message.offset() for message in messages]
-        low = next((at for at, offset in enumerate(offsets) if offset >= self.next), count)
-        high = count
-        while self.end is not None and high > low and offsets[high - 1] >= self.end:
-            high -= 1
-        if low >= high:
-            return low if low < count and not self.done else None
-        if offsets[low] != self.next or offsets[high - 1] != self.next + high - 1 - low:
-            high = next(at for at in range(low, high) if offsets[at] != self.next + at - low)
-        self._take(messages[low:high])
-        return high if high < count and not self.done else None
+            self.placed = True
+            self._take(messages, np.arange(first, last + 1))
+            return
+        given = np.array([message.offset() for message in messages], np.int64)
+        # Behind a message from further on there may be some from before it, which only count once that one is gone.
+        newer = given > np.maximum.accumulate(np.concatenate([[self.next - 1], given]))[:-1]
+        wanted = newer if self.end is None else newer & (given < self.end)
+        self._skip(given[newer])
+        chosen = np.flatnonzero(wanted).tolist()
+        if chosen:
+            self._take([messages[at] for at in chosen], given[wanted])
+        if self.end is not None and (newer & ~wanted).any():
+            self.next = max(self.next, self.end)
 
-    def _take(self, messages: list[Message]) -> None:
+    def _skip(self, newer: npt.NDArray[np.int64]) -> None:
+        """Note what lies between ascending offsets, and before them."""
+        if not len(newer) or self.done:
+            return
+        self.placed |= not self.holes and int(newer[0]) == self.next
+        before = np.concatenate([[self.next], newer[:-1] + 1])
+        after = newer if self.end is None else np.minimum(newer, self.end)
+        gaps = before < after
+        self.holes += zip(before[gaps].tolist(), after[gaps].tolist(), strict=True)
+
+    def _take(self, messages: list[Message], offsets: npt.NDArray[np.int64]) -> None:
         values: list[Any] = [message.value() for message in messages]
+        keys: list[Any] = [message.key() for message in messages]
         self.values += values
-        self.keys += [message.key() for message in messages]
-        self._offsets.append(np.arange(self.next, self.next + len(messages)))
-        self.bytes += sum(map(len, filter(None, values)))
-        self.next += len(messages)
+        self.keys += keys
+        self._offsets.append(offsets)
+        self.bytes += sum(map(len, filter(None, values))) + sum(map(len, filter(None, keys)))
+        self.next = int(offsets[-1]) + 1
 
     def due(self, batch_events: int) -> bool:
         """Whether it is time to commit: at its end, `batch_events` long, or too old."""

@@ -27,11 +27,19 @@ _REPLACED_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Progress:
-    """One commit of a worker; `mark` is the first offset that some table lacks, the rest as in `Written`."""
+    """One commit of a worker, or (without events) where a partition stands that it holds.
+
+    Attributes:
+        mark: the first offset that some table has not decided on.
+        position: the first that is in none; `mark` lags behind it while a table has nothing to write.
+
+    The rest as in `Written`.
+    """
 
     stream: str
     partition: int
     mark: int
+    position: int
     events: int
     landed: int
     duplicates: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,12 +20,14 @@ from fasttrack.ingest.job import Job
 from fasttrack.ingest.lateness import moment
 from fasttrack.ingest.marks import Marks, marks
 from fasttrack.ingest.metrics import DrainMetrics, serving
+from fasttrack.ingest.partition import app_id, begin
 from fasttrack.ingest.reconcile import recorded
 from fasttrack.ingest.upkeep import compacting
+from fasttrack.lake.append import Fenced, Ledger
 from fasttrack.lake.compaction import Compaction
 from fasttrack.lake.schemas import DEAD_LETTERS, DUPLICATES, raw_schema
 from fasttrack.lake.storage import riding_out
-from fasttrack.lake.tables import dead_letters_path, duplicates_path, ensure, raw_path
+from fasttrack.lake.tables import dead_letters_path, duplicates_path, ensure, load, raw_path
 from fasttrack.progress import note, track
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
@@ -95,6 +97,26 @@ class Lake:
             ensure(raw_path(self._settings, self._usecase, name), raw_schema(stream))
         ensure(duplicates_path(self._settings, self._usecase), DUPLICATES)
         ensure(dead_letters_path(self._settings, self._usecase), DEAD_LETTERS)
+
+    def begin(self, empty: Marks) -> None:
+        """Note where partitions begin that hold nothing yet, so that what Kafka deletes before we come again is missed.
+
+        Args:
+            empty: their ends.
+
+        Raises:
+            StorageError: the lake can't be written.
+        """
+        others = [duplicates_path(self._settings, self._usecase), dead_letters_path(self._settings, self._usecase)]
+        for name, topic in self._topics.items():
+            path = raw_path(self._settings, self._usecase, name)
+            known = load(path)
+            for partition in range(topic.partitions):
+                app = app_id(self._cluster, topic, partition)
+                if (name, partition) in empty and known.transaction_version(app) is None:
+                    # Somebody else may begin it in this moment, and did what we want.
+                    with suppress(Fenced):
+                        begin([Ledger(table, app) for table in (path, *others)], empty[name, partition])
 
     def paths(self) -> list[str]:
         """Where the tables lie that a drain appends to."""
@@ -172,6 +194,7 @@ def drain(
     lake.ensure()
     held = {(name, p): o for name, t in by_stream.items() for (topic, p), o in broker.offsets({t.name: t}).items()}
     lowest = {at: offsets.earliest for at, offsets in held.items()}
+    lake.begin({at: offsets.earliest for at, offsets in held.items() if offsets.earliest == offsets.latest})
     start, end = lake.marks(lowest), {at: offsets.latest for at, offsets in held.items()}
     left = {at for at in end if start[at] < end[at]}
     if not left and until == "end":
@@ -184,12 +207,12 @@ def drain(
     job = Job(usecase, settings, cluster, busy, ends, group, session_seconds, batch_events)
     report = DrainReport()
     total = sum(end[at] - start[at] for at in left) if until == "end" else None
-    with _measured(settings, by_stream, start, metrics) as measured, track("Draining", total, "events") as bar:
+    with _measured(settings, by_stream, metrics) as measured, track("Draining", total, "events") as bar:
         tally = _Tally(report, bar.advance, measured)
         tended = lake.paths() if until == "forever" else []
         with (
+            compacting(tended, tally.compacted) as upkeep,
             Crew(job, min(workers, sum(topic.partitions for topic in busy.values()))) as crew,
-            compacting(tended, tally.compacted),
         ):
             try:
                 _follow(crew, lake, lowest, end if until == "end" else None, left, tally)
@@ -197,6 +220,9 @@ def drain(
                 # The way to end what has no end; whoever wanted an end did not get it.
                 if until == "end":
                     raise
+            finally:
+                # The workers end first, as whoever stops us does not wait for long.
+                upkeep.set()
         for said in crew.last_words():
             tally.add(said)
     report.workers = crew.started
@@ -210,7 +236,7 @@ def drain(
 
 @contextmanager
 def _measured(
-    settings: Settings, topics: dict[str, Topic], start: Marks, at: tuple[str, int] | None
+    settings: Settings, topics: dict[str, Topic], at: tuple[str, int] | None
 ) -> Iterator[DrainMetrics | None]:
     if at is None:
         yield None
@@ -222,7 +248,7 @@ def _measured(
         held = broker.offsets({topic.name: topic for topic in topics.values()})
         return {(streams[name], partition): offsets for (name, partition), offsets in held.items()}
 
-    made = DrainMetrics(start, ends)
+    made = DrainMetrics(topics, ends)
     with serving(made, *at) as port:
         note(f"Metrics: http://{at[0]}:{port}/metrics")
         yield made

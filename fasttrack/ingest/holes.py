@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import closing
+from typing import cast
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +30,26 @@ def runs(offsets: Offsets, near: int = 1) -> list[tuple[int, int]]:
     firsts = offsets[np.concatenate([[0], breaks + 1])]
     lasts = offsets[np.concatenate([breaks, [len(offsets) - 1]])]
     return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def filled(broker: Broker, topic: str, partition: int, holes: Sequence[tuple[int, int]]) -> bool:
+    """Whether a consumer finds a message in any of these ``[low, high)``, ascending, as the broker has it now.
+
+    Args:
+        holes: below the partition's end, and not below its beginning.
+
+    Raises:
+        UnavailableError: the broker does not answer, or has deleted the beginning meanwhile.
+    """
+    lows, highs = (np.array(bounds, np.int64) for bounds in zip(*holes, strict=True))
+    breaks = np.flatnonzero(lows[1:] - highs[:-1] > _NEAR) + 1
+    for near in np.split(np.arange(len(lows)), breaks):
+        with closing(scan(broker, topic, partition, int(lows[near[0]]), int(highs[near[-1]]) - 1)) as messages:
+            for message in messages:
+                at = int(np.searchsorted(highs, cast(int, message.offset()), side="right"))
+                if at < len(lows) and lows[at] <= cast(int, message.offset()):
+                    return True
+    return False
 
 
 def present(broker: Broker, topic: str, partition: int, offsets: Offsets) -> Offsets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from fasttrack.errors import ConfigurationError, UnavailableError
@@ -13,22 +13,24 @@ from fasttrack.ingest.crew import Progress
 
 # Asking the broker for its ends costs two requests; nobody scrapes more often.
 _LAG_EVERY_SECONDS = 2.0
+# Workers tell every five seconds which partitions they hold, unless they wait for an object store.
+_SILENT_SECONDS = 180.0
 
 
 class DrainMetrics:
     """Counts what a drain does.
 
     Args:
-        marks: for each stream and partition the first offset that some table lacks, when the drain began.
+        streams: their names.
         ends: asked now and then for what the partitions hold, by stream and partition.
     """
 
-    def __init__(
-        self, marks: Mapping[tuple[str, int], int], ends: Callable[[], Mapping[tuple[str, int], Offsets]]
-    ) -> None:
+    def __init__(self, streams: Iterable[str], ends: Callable[[], Mapping[tuple[str, int], Offsets]]) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Summary
 
-        self._marks, self._ends = dict(marks), ends
+        self._ends = ends
+        # Where each partition stands that a worker of ours holds, and when it said so.
+        self._positions: dict[tuple[str, int], tuple[int, float]] = {}
         self._asked, self._restarted = 0.0, 0
         #: What is served.
         registry = self.registry = CollectorRegistry()
@@ -42,7 +44,7 @@ class DrainMetrics:
         self._commits = Summary(name("commit_seconds"), "Seconds to commit a batch.", ["stream"], registry=registry)
         self._compacted = Counter(name("compacted_files"), "Small files put together.", registry=registry)
         self._restarts = Counter(name("workers_restarted"), "Workers killed and replaced.", registry=registry)
-        for stream in {stream for stream, _ in self._marks}:
+        for stream in streams:
             self._late.labels(stream)
             for outcome in ("landed", "duplicate", "dead_letter"):
                 self._events.labels(stream, outcome)
@@ -58,7 +60,7 @@ class DrainMetrics:
         self._bytes.inc(said.bytes)
         if said.events:
             self._commits.labels(said.stream).observe(said.seconds)
-        self._marks[said.stream, said.partition] = said.mark
+        self._positions[said.stream, said.partition] = said.position, time.monotonic()
 
     def compacted(self, files: int) -> None:
         """Count small files that were put together, into fewer."""
@@ -79,10 +81,15 @@ class DrainMetrics:
         except UnavailableError:
             # The workers wait for the broker, and say so if it does not come back; here it is only not known.
             held = {}
-        for (stream, partition), mark in self._marks.items():
-            found = held.get((stream, partition))
-            behind = math.nan if found is None else max(0, found.latest - max(mark, found.earliest))
-            self._lag.labels(stream, str(partition)).set(behind)
+        for at, (position, when) in list(self._positions.items()):
+            if time.monotonic() - when > _SILENT_SECONDS:
+                # Another drain has it, and tells of it.
+                del self._positions[at]
+                self._lag.remove(at[0], str(at[1]))
+                continue
+            found = held.get(at)
+            behind = math.nan if found is None else max(0, found.latest - max(position, found.earliest))
+            self._lag.labels(at[0], str(at[1])).set(behind)
         self._asked = time.monotonic()
 
 

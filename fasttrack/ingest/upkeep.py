@@ -14,7 +14,9 @@ EVERY_SECONDS = 30.0
 
 
 @contextmanager
-def compacting(paths: Sequence[str], observe: Callable[[Compaction], None] = lambda done: None) -> Iterator[None]:
+def compacting(
+    paths: Sequence[str], observe: Callable[[Compaction], None] = lambda done: None
+) -> Iterator[threading.Event]:
     """During the block, look at the tables every half minute and compact those with many small files.
 
     Several drains may do so at once: of two that want the same files one has them, the other leaves them. What fails is
@@ -23,6 +25,9 @@ def compacting(paths: Sequence[str], observe: Callable[[Compaction], None] = lam
     Args:
         paths: the tables.
         observe: told what was done to a table.
+
+    Yields:
+        What to set where the end is near: the block's end then waits for less.
     """
     end = threading.Event()
     failures: list[BaseException] = []
@@ -38,7 +43,7 @@ def compacting(paths: Sequence[str], observe: Callable[[Compaction], None] = lam
     thread = threading.Thread(target=look, name="compaction", daemon=True)
     thread.start()
     try:
-        yield
+        yield end
     finally:
         end.set()
         thread.join()

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from contextlib import closing
+import time
 from io import FileIO
 from typing import Any, cast
 
@@ -18,10 +18,10 @@ from fasttrack.errors import DataLossError, FastTrackError
 from fasttrack.ingest.access import PASSING
 from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.buffer import Buffer, runs
+from fasttrack.ingest.holes import filled
 from fasttrack.ingest.job import Job, failure
 from fasttrack.ingest.member import member, pause, show_lag
 from fasttrack.ingest.partition import PartitionWriter, StreamContext
-from fasttrack.ingest.scan import scan
 from fasttrack.lake.append import Fenced
 from fasttrack.lake.storage import riding_out
 from fasttrack.progress import note
@@ -29,6 +29,7 @@ from fasttrack.progress import note
 # So few that they are still in the processor's cache when they are looked at; 20,000 cost twice as much each.
 _FETCH = 500
 _POLL_SECONDS = 0.1
+_TELL_SECONDS = 5.0
 # Of a worker's partitions together.
 _BUFFER_BYTES = 128 * 2**20
 
@@ -52,6 +53,7 @@ class Worker:
         self._contexts = {name: StreamContext(job.usecase, job.settings, name) for name in job.topics}
         self._buffers: dict[tuple[str, int], Buffer] = {}
         self._failure: BaseException | None = None
+        self._told = 0.0
         #: Set to finish: commit what is buffered, leave the group, return.
         self.stop = threading.Event()
         #: Set when the parent is gone: leave at once.
@@ -78,6 +80,7 @@ class Worker:
                 self._broker.access.require()
                 self._take(messages)
                 self._commit_due()
+                self._tell()
             if not self.orphaned.is_set():
                 for at in list(self._buffers):
                     self._commit(at, last=True)
@@ -102,26 +105,37 @@ class Worker:
     def _ended(self, at: tuple[str, int], offset: int) -> None:
         """At the partition's end: should what is wanted end with a hole, no message will come that shows it."""
         buffer = self._buffers.get(at)
-        if buffer is None or buffer.end is None or not buffer.next < buffer.end <= offset:
+        if buffer is None:
             return
-        if not self._holds(at, buffer.next, buffer.end):
+        buffer.ended = offset
+        if buffer.end is not None and buffer.next < buffer.end <= offset:
+            buffer.holes.append((buffer.next, buffer.end))
             buffer.next = buffer.end
-
-    def _holds(self, at: tuple[str, int], low: int, high: int) -> bool:
-        """Whether Kafka has a message among ``low <= offset < high``."""
-        with closing(scan(self._broker, *at, low, high - 1)) as messages:
-            return next(messages, None) is not None
+            self._sure(at)
 
     def _add(self, at: tuple[str, int], messages: list[Message]) -> None:
         buffer = self._buffers.get(at)
-        while buffer is not None and messages and (broken := buffer.add(messages)) is not None:
-            messages = messages[broken:]
-            upto: Any = messages[0].offset()
-            # Ask Kafka itself: compaction and transactions leave holes, anything else must be read again.
-            if self._holds(at, buffer.next, upto):
-                self._seek(at, buffer.next)
-                return
-            buffer.next = upto
+        if buffer is None or buffer.done:
+            return
+        buffer.add(messages)
+        # Once the client is known to be in its place, what it passes over is most likely nothing, and asked for with
+        # the whole batch: a topic with transactions has a hole behind each.
+        if buffer.holes and not buffer.placed:
+            self._sure(at)
+
+    def _sure(self, at: tuple[str, int]) -> bool:
+        """Ask Kafka whether what was passed over holds no message; otherwise read the whole buffer again.
+
+        Compaction and transactions leave holes; anything else would be lost.
+        """
+        buffer = self._buffers[at]
+        if buffer.holes and filled(self._broker, *at, buffer.holes):
+            self._buffers[at] = Buffer(buffer.writer, buffer.begin, buffer.end)
+            self._seek(at, buffer.begin)
+            return False
+        buffer.holes.clear()
+        buffer.placed = True
+        return True
 
     def _fault(self, message: Message) -> None:
         error = message.error()
@@ -166,6 +180,8 @@ class Worker:
 
     def _commit(self, at: tuple[str, int], last: bool) -> None:
         buffer = self._buffers[at]
+        if not self._sure(at):
+            return
         if not buffer.values:
             if last:
                 self._settle(at)
@@ -177,11 +193,11 @@ class Worker:
         except Fenced:
             self._resume(at)
             return
-        self._buffers[at] = Buffer(buffer.writer, buffer.next, buffer.end)
+        self._buffers[at] = buffer.emptied()
         if self._buffers[at].due(1):
             self._settle(at)
         self._say(
-            stream=self._streams[at[0]], partition=at[1], mark=buffer.writer.mark,
+            stream=self._streams[at[0]], partition=at[1], mark=buffer.writer.mark, position=buffer.next,
             events=len(buffer.values), landed=written.landed, duplicates=written.duplicates, dead=written.dead,
             files=written.files, bytes=written.bytes, late=written.late, watermark=written.watermark,
             seconds=written.seconds,
@@ -189,6 +205,17 @@ class Worker:
         if at in self._buffers and self._buffers[at].done:
             pause(self._consumer, at)
         show_lag(self._consumer, at, buffer.next)
+
+    def _tell(self) -> None:
+        """Say now and then where the partitions stand that are held: nobody else knows who holds them."""
+        if time.monotonic() - self._told < _TELL_SECONDS:
+            return
+        self._told = time.monotonic()
+        for (topic, partition), buffer in self._buffers.items():
+            self._say(
+                stream=self._streams[topic], partition=partition, mark=buffer.writer.mark, position=buffer.position,
+                events=0, landed=0, duplicates=0, dead=0, files=0, bytes=0,
+            )  # fmt: skip
 
     def _settle(self, at: tuple[str, int]) -> None:
         buffer = self._buffers[at]

@@ -106,8 +106,9 @@ def _drain(usecase: UseCase, namespace: str) -> Iterator[Object]:
     lag = f'fasttrack_drain_lag{{namespace="{namespace}",{USECASE_TARGET}="{usecase.name}"}}'
     yield _rule(
         "FastTrackDrainLag",
-        # The least of half an hour: a burst that is worked off is none. NaN while the broker is silent.
-        f"sum(min_over_time({lag}[30m])) > {_WAITING}",
+        # The least of half an hour: a burst that is worked off is none. NaN while the broker is silent. Of two drains
+        # that both had a partition in that time the later one knows better: it had less to do.
+        f"sum(min by (stream, partition) (min_over_time({lag}[30m]))) > {_WAITING}",
         "30m",
         usecase,
         f"more than {_WAITING} events have been waiting for the drain for half an hour.",

@@ -19,19 +19,22 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from confluent_kafka import Producer
 from prometheus_client.parser import text_string_to_metric_families
 
 from fasttrack.errors import ConfigurationError
+from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.drain import drain
 from fasttrack.ingest.lateness import Watermark, moment
 from fasttrack.ingest.reconcile import reconcile
 from fasttrack.ingest.replay import replay
+from fasttrack.ingest.schemas import register
 from fasttrack.lake.tables import read_raw
 from fasttrack.local.platform import Platform
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase, parse
 from tests.unit import ingest_usecase
-from tests.unit.ingest_usecase import YAML
+from tests.unit.ingest_usecase import YAML, event, message
 
 ROOT = Path(__file__).parents[2]
 Metrics = dict[tuple[str, ...], float]
@@ -155,6 +158,26 @@ def test_what_it_tells_is_what_the_tables_hold(settings: Settings, shop: UseCase
     assert sum(stream["events"] for stream in report["streams"].values()) == sent.produced + more.produced
     for name, stream in report["streams"].items():
         assert (stream["late"], stream["watermark"]) == late(settings, shop, name)
+    assert reconcile(shop, settings).balanced
+
+
+def test_nothing_lags_once_all_is_in_the_lake(settings: Settings, shop: UseCase, tmp_path: Path) -> None:
+    """The tables of duplicates and dead letters have nothing to write, so their marks stay behind for a while."""
+    Broker(settings.kafka).create({shop.topic(name): stream.partitions for name, stream in shop.streams.items()})
+    with endless(settings, tmp_path / "usecase.yaml") as running:
+        producer, topic = Producer({"bootstrap.servers": settings.kafka}), shop.topic("placed")
+        schema = register(settings, shop, "placed")
+        for number in range(40):
+            producer.produce(topic, message(event(number), schema), f"o{number}".encode(), number % 3)
+        assert producer.flush(30) == 0
+        told = running.wait(40)
+        assert told["events_total", "landed", "placed"] == 40
+        assert {at for at in told if at[0] == "lag"} == {
+            ("lag", str(partition), name)
+            for name, stream in shop.streams.items()
+            for partition in range(stream.partitions)
+        }
+        assert running.end(signal.SIGTERM)[0] == 0
     assert reconcile(shop, settings).balanced
 
 

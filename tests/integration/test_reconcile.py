@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import random
+import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from fasttrack.errors import ConfigurationError, DataLossError, NotFoundError
+from fasttrack.ingest import worker as worker_module
 from fasttrack.ingest.broker import Broker
-from fasttrack.ingest.drain import drain
+from fasttrack.ingest.drain import Lake, drain
+from fasttrack.ingest.holes import filled
+from fasttrack.ingest.job import Job
+from fasttrack.ingest.marks import marks
 from fasttrack.ingest.reconcile import reconcile
 from fasttrack.ingest.schemas import register
 from fasttrack.ingest.spans import Stretch
+from fasttrack.ingest.worker import Worker
 from fasttrack.lake.tables import load, raw_path
 from fasttrack.local.platform import Platform
 from fasttrack.settings import Settings
@@ -38,6 +47,13 @@ def shop(settings: Settings) -> UseCase:
     made = usecase(f"shop-{uuid.uuid4().hex[:8]}", partitions=PARTITIONS)
     Broker(settings.kafka).create({made.topic(name): stream.partitions for name, stream in made.streams.items()})
     return made
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 class Transactions:
@@ -87,6 +103,87 @@ def test_transactions_leave_holes_that_are_neither_lost_nor_waited_for(settings:
     lost = reconcile(shop, settings)
     assert [(fault.first, fault.last) for fault in lost.gaps] == [(7, 7)]
     assert lost.total.missing == 1 and not lost.balanced
+
+
+def test_a_topic_full_of_holes_is_asked_about_by_the_batch(
+    settings: Settings, shop: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question is a consumer of its own; one a hole would be ten messages a second."""
+    sender = Transactions(settings, shop)
+    for number in range(60):
+        (sender.abort if number % 7 == 3 else sender.commit)(2 * number, 2 * number + 1)
+    asked: list[int] = []
+
+    def counted(*place: Any) -> bool:
+        asked.append(len(place[-1]))
+        return filled(*place)
+
+    monkeypatch.setattr(worker_module, "filled", counted)
+    topic = shop.topic("placed")
+    broker = Broker(settings.kafka)
+    end = broker.offsets(broker.require([topic]))[topic, 0].latest
+    Lake(shop, settings, broker.cluster_id(), {}).ensure()
+    topics = {"placed": broker.require([topic])[topic]}
+    job = Job(shop, settings, broker.cluster_id(), topics, {"placed": [end]}, f"holes-{shop.name}", 6.0, 10_000)
+    worker = Worker(job)
+    running = threading.Thread(target=worker.run)
+    running.start()
+    wait_for(lambda: drained_to(settings, shop) >= end or not running.is_alive())
+    worker.stop.set()
+    running.join()
+    # One for the batch, and one for what stands behind the last message.
+    assert len(asked) <= 2 and sum(asked) > 50
+    counts = reconcile(shop, settings).streams["placed"]
+    assert (counts.landed, counts.holes, counts.missing) == (102, end - 102, 0)
+
+
+def drained_to(settings: Settings, shop: UseCase) -> int:
+    broker = Broker(settings.kafka)
+    topics = {"placed": broker.require([shop.topic("placed")])[shop.topic("placed")]}
+    return marks(shop, settings, broker.cluster_id(), topics, {("placed", 0): 0})["placed", 0]
+
+
+def test_messages_that_the_client_passed_over_are_read_again(
+    settings: Settings, shop: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that loses messages on the way can't be had, so its answers are cut, here and there, once each."""
+    Transactions(settings, shop).commit(*range(300))
+    chance, cut = random.Random(7), [0]
+    real = Worker._take
+
+    def lossy(self: Worker, messages: list[Message]) -> None:
+        if cut[0] < 6 and len(messages) > 10:
+            cut[0] += 1
+            at = chance.randrange(len(messages) - 5)
+            messages = messages[:at] + messages[at + 3 :]
+        real(self, messages)
+
+    monkeypatch.setattr(Worker, "_take", lossy)
+    broker, topic = Broker(settings.kafka), shop.topic("placed")
+    end = broker.offsets(broker.require([topic]))[topic, 0].latest
+    Lake(shop, settings, broker.cluster_id(), {}).ensure()
+    topics = {"placed": broker.require([topic])[topic]}
+    worker = Worker(Job(shop, settings, broker.cluster_id(), topics, {"placed": [end]}, f"cut-{shop.name}", 6.0, 100))
+    running = threading.Thread(target=worker.run)
+    running.start()
+    wait_for(lambda: drained_to(settings, shop) >= end or not running.is_alive())
+    worker.stop.set()
+    running.join()
+    assert cut[0] >= 3
+    counts = reconcile(shop, settings).streams["placed"]
+    assert (counts.produced, counts.landed, counts.missing, counts.repeated) == (300, 300, 0, 0)
+
+
+def test_what_kafka_deleted_of_a_partition_that_was_empty_when_drained_is_missed(
+    settings: Settings, shop: UseCase
+) -> None:
+    assert drain(shop, settings, workers=1).reused
+    Transactions(settings, shop).commit(*range(10))
+    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    for future in admin.delete_records([TopicPartition(shop.topic("placed"), 0, 5)]).values():
+        future.result(30)
+    with pytest.raises(DataLossError, match="needs offset 0, the broker has 5"):
+        drain(shop, settings, workers=1)
 
 
 def test_a_range_is_proved_alone_and_held_against_the_topic(settings: Settings, shop: UseCase) -> None:
