@@ -14,6 +14,7 @@ from tests.faults.scenarios.kills import kills
 from tests.faults.scenarios.objectstore import object_store_away, object_store_kills
 from tests.faults.scenarios.payloads import malformed, redelivered, remade_topics
 from tests.faults.scenarios.storage import full_disks, power_cuts
+from tests.faults.scenarios.transactions import transactions
 from tests.faults.scenarios.zombies import second_drains, zombies
 from tests.faults.serving import SCENARIOS as SERVING
 from tests.faults.serving import run as run_serving
@@ -24,6 +25,7 @@ Scenario = Callable[[Rig, int, int], Outcome]
 #: By option: the scenario, how often in the long form, and its share of the events in percent.
 SCENARIOS: dict[str, tuple[Scenario, int, int]] = {
     "kills": (kills, 1000, 100),
+    "transactions": (transactions, 100, 5),
     "zombies": (zombies, 500, 10),
     "broker-kills": (broker_kills, 200, 5),
     "rebalances": (rebalances, 200, 5),

@@ -31,6 +31,7 @@ from tests.faults.scenarios.kills import kills
 from tests.faults.scenarios.objectstore import object_store_away, object_store_kills
 from tests.faults.scenarios.payloads import malformed, redelivered, remade_topics
 from tests.faults.scenarios.storage import full_disks, power_cuts
+from tests.faults.scenarios.transactions import transactions
 from tests.faults.scenarios.zombies import second_drains, zombies
 from tests.integration.drain_oracle import check
 from tests.unit import ingest_usecase
@@ -51,6 +52,7 @@ def rig() -> Iterator[Rig]:
     ("scenario", "times", "events"),
     [
         (kills, 50, 100_000),
+        (transactions, 10, 20_000),
         (zombies, 20, 40_000),
         (broker_kills, 10, 20_000),
         (rebalances, 10, 10_000),

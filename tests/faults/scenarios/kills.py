@@ -35,7 +35,7 @@ def _kill_once(rig: Rig, bench: Bench, number: int) -> int:
     chance = rig.chance
     batch = chance.choice([100, 500, 2000])
     if number % 2:
-        return _at_a_random_moment(rig, bench.drain(workers=chance.choice([1, 2]), batch=batch))
+        return at_a_random_moment(rig, bench.drain(workers=chance.choice([1, 2]), batch=batch))
     step = steps.STEPS[number // 2 % len(steps.STEPS)]
     # Only who shares a group has partitions taken away while it drains.
     workers = 2 if step == "partitions revoked" else 1
@@ -54,7 +54,7 @@ def _killed(drain: Drain) -> int:
     return int(not ended)
 
 
-def _at_a_random_moment(rig: Rig, drain: Drain) -> int:
+def at_a_random_moment(rig: Rig, drain: Drain) -> int:
     """Kill worker, parent or both at once or one after the other; 1 if the drain was still at work."""
     chance = rig.chance
     wait_for(lambda: drain.workers() or drain.wait(0), "workers")
