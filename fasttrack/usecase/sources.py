@@ -64,7 +64,8 @@ class PostgresSource(SourceBase):
     connection_env: Variable = Field(description=f"a libpq connection string; {_HELD_BY}")
     table: str = Field(pattern=_TABLE, description="[schema.]table")
     cursor: str = Field(
-        description="a column that grows with every insert and update, by the server's now() or a sequence"
+        description="a column that grows with every insert and update, by the server's now() or a sequence "
+        "(CACHE 1); the transaction that writes a row takes its value"
     )
     keys: tuple[str, ...] = Field(min_length=1, strict=False, description="the columns that tell a row apart")
     overlap: Duration = Field(

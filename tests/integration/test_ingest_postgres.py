@@ -135,6 +135,51 @@ def test_with_many_writers_each_row_is_read_once(dsn: str, column: str) -> None:
         source.close()
 
 
+GROWN_BY_TRIGGER = """
+CREATE FUNCTION grow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.grown := nextval('Numbers'); RETURN NEW; END $$;
+CREATE TRIGGER grow BEFORE INSERT OR UPDATE ON events FOR EACH ROW EXECUTE FUNCTION grow()
+"""
+
+
+@pytest.mark.parametrize(
+    ("filled", "more"),
+    [
+        ("DEFAULT nextval('numbers')", ""),
+        ("DEFAULT nextval('numbers')", "ALTER TABLE events RENAME TO other; CREATE VIEW events AS SELECT * FROM other"),
+        ("DEFAULT 0", "ALTER SEQUENCE numbers OWNED BY events.grown"),
+        ("DEFAULT 0", GROWN_BY_TRIGGER),
+        ("GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME own CACHE 20)", ""),
+    ],
+    ids=["default", "view", "owned", "trigger", "identity"],
+)
+def test_a_sequence_that_gives_numbers_in_blocks_is_refused(dsn: str, filled: str, more: str) -> None:
+    """A session goes on with the block that it took before others wrote, and its rows would be passed over."""
+    with session(dsn) as shop:
+        run(shop, "CREATE SEQUENCE numbers CACHE 20")
+        run(shop, f"CREATE TABLE events (id int PRIMARY KEY, grown bigint NOT NULL {filled})")
+        run(shop, more or "SELECT 1")
+        source = reader(dsn, table="events", cursor="grown")
+        with pytest.raises(ConfigurationError, match=r"20 numbers at once \(CACHE 20\)") as told:
+            source.open(None)
+        assert told.value.where == "sources.shop.cursor" and "CACHE 1, and let everybody" in str(told.value.fix)
+        run(shop, f"ALTER SEQUENCE {'own' if 'own' in filled else 'numbers'} CACHE 1")
+        source.open(None)
+        source.close()
+
+
+def test_a_sequence_that_counts_down_is_refused(dsn: str) -> None:
+    with session(dsn) as shop:
+        run(shop, "CREATE SEQUENCE numbers INCREMENT -1; CREATE SEQUENCE others CACHE 20")
+        run(shop, "CREATE TABLE events (id int DEFAULT nextval('others'), grown bigint DEFAULT nextval('numbers'))")
+        source = reader(dsn, table="events", cursor="grown")
+        with pytest.raises(ConfigurationError, match="counts down"):
+            source.open(None)
+        # What fills other columns is of no matter.
+        run(shop, "ALTER SEQUENCE numbers INCREMENT 1")
+        source.open(None)
+        source.close()
+
+
 def test_a_broken_connection_is_told_and_reading_goes_on(dsn: str) -> None:
     with session(dsn) as shop:
         run(shop, ORDERS)

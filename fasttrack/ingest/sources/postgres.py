@@ -10,7 +10,7 @@ from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
 from fasttrack.errors import ConfigurationError
-from fasttrack.ingest.sources.fence import Fence
+from fasttrack.ingest.sources.fence import Fence, require_growing
 from fasttrack.ingest.sources.postgres_link import (
     PostgresLink,
     TableColumn,
@@ -86,6 +86,7 @@ class PostgresReader:
                     "a date is too coarse: rows of a day that was read would be passed over.",
                     where=f"{self._where}.cursor", fix="Name a column with a time or a number.",
                 )  # fmt: skip
+            require_growing(connection, self._link.name.as_string(connection), self._names[0], f"{self._where}.cursor")
             self._standby = one(connection, "SELECT pg_is_in_recovery()")[0]
             if self._standby and not self._source.overlap:
                 raise ConfigurationError(
