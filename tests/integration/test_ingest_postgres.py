@@ -237,6 +237,42 @@ def test_a_row_without_a_cursor_is_refused_as_it_would_never_be_read(dsn: str) -
 
 
 @pytest.mark.parametrize(
+    ("keys", "rows", "view"),
+    [
+        # Pages end within the rows of a key, between them, or not at all.
+        ("int", "SELECT 1, 'x', moment FROM generate_series(1, 120)", False),
+        ("int", "SELECT n / 2, 'x', moment FROM generate_series(1, 20) n", True),
+        ("int", "SELECT n / 2, 'x', moment FROM generate_series(0, 9) n", False),
+        # The same number, written in two ways.
+        ("numeric", "SELECT n, 'x', moment FROM unnest('{1,2,3,4,5,6,7,8,9,10,10.0}'::numeric[]) n", False),
+    ],
+)
+def test_rows_that_the_keys_do_not_tell_apart_are_never_passed_over(dsn: str, keys: str, rows: str, view: bool) -> None:
+    with session(dsn) as shop:
+        run(shop, f"CREATE TABLE events (id {keys}, other text, updated_at timestamptz)")
+        run(shop, f"INSERT INTO events {rows.replace('moment', 'now()')}")
+        run(shop, "CREATE VIEW seen AS SELECT * FROM events" if view else "ALTER TABLE events RENAME TO seen")
+        source = reader(dsn, table="seen", batch=10)
+        source.open(None)
+        with pytest.raises(ConfigurationError, match=r"the same cursor and keys \(updated_at=20.*, id=") as told:
+            take(source, lambda got: False, 20)
+        assert told.value.where == "sources.shop.keys" and told.value.fix
+        source.close()
+
+
+def test_keys_need_not_be_unique_without_the_cursor_nor_have_an_index(dsn: str) -> None:
+    with session(dsn) as shop:
+        run(shop, "CREATE TABLE versions (id int, updated_at timestamptz(0))")
+        run(shop, "INSERT INTO versions SELECT n / 3, now() - (n %% 3) * interval '1 s' FROM generate_series(0, 59) n")
+        source = reader(dsn, table="versions", batch=7)
+        source.open(None)
+        found = take(source, lambda got: len(got) >= 60)
+        assert Counter(ids(found)) == Counter(dict.fromkeys(range(20), 3))
+        assert len({record.identity for record in found}) == 60 and source.lag() == 0
+        source.close()
+
+
+@pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
         ({"password": "wrong-word"}, ConfigurationError, "password authentication failed"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psycopg2 import sql
@@ -100,7 +100,7 @@ class PostgresReader:
 
         Raises:
             UnavailableError: the connection broke.
-            ConfigurationError: a row has no cursor or key, or the table isn't what it was.
+            ConfigurationError: a row has no cursor or key, or the same as another one; or the table isn't what it was.
         """
         deadline = time.monotonic() + seconds
         while True:
@@ -123,17 +123,19 @@ class PostgresReader:
         if self._fence is None or not self._fence.passed(connection):
             return None
         rows = self._rows(connection, self._fence.value)
-        if len(rows) < self._source.batch:
+        self._refuse_ties(rows)
+        if len(rows) <= self._source.batch:
             self._fence = None
         else:
             # More is there already.
             self._look_at = 0.0
+            del rows[self._source.batch :]
         if not rows:
             return None
         width = len(self._order)
         # None of these is null: `_refuse_nulls`, and what was read is behind the fence.
         self._last = [str(value) for value in rows[-1][:width]]
-        return Batch([self._record(row[:width], row[width:]) for row in rows], self._position())
+        return Batch([self._record(row[:width], row[width:-1]) for row in rows], self._position())
 
     def _new_fence(self, connection: Connection) -> Fence | None:
         """A fence at the greatest value that is there; None if that has been read."""
@@ -159,17 +161,37 @@ class PostgresReader:
                     fix="Fill the column in and make it NOT NULL, or read a view without such rows.",
                 )  # fmt: skip
 
+    def _refuse_ties(self, rows: Sequence[tuple[str | None, ...]]) -> None:
+        """A page that ends between rows that cursor and keys don't tell apart would leave some out for ever."""
+        for row in rows:
+            if row[-1] == "true":
+                values = ", ".join(f"{name}={value}" for name, value in zip(self._names, row, strict=False))
+                raise ConfigurationError(
+                    f"two rows of {self._link.table} have the same cursor and keys ({values}), so that some might "
+                    "never be read.",
+                    where=f"{self._where}.keys", fix="Name the columns that tell rows apart, as a primary key does.",
+                )  # fmt: skip
+
     def _rows(self, connection: Connection, upto: str) -> list[tuple[str | None, ...]]:
-        query = sql.SQL("SELECT {} FROM {} t WHERE {} AND {} <= {}::{} ORDER BY {} LIMIT {}").format(
-            sql.SQL(", ").join(text_of(column) for column in [*self._order, *self._columns]),
+        """The next page, and the first row of the page after it; the last value says if it is as the one before."""
+        order = order_of(self._order)
+        page = sql.SQL("SELECT {} FROM {} t WHERE {} AND {} <= {}::{} ORDER BY {} LIMIT {}").format(
+            order_of(self._columns),
             self._link.name,
             after(self._order, self._last),
             column_of(self._order[0]),
             sql.Literal(upto),
             sql.SQL(self._order[0].type),
-            order_of(self._order),
-            sql.Literal(self._source.batch),
+            order,
+            sql.Literal(self._source.batch + 1),
         )
+        # Whether values are the same is for the server to say: 1.0 is 1.00, and letters may be the same in two cases.
+        query = sql.SQL(
+            "SELECT {}, (lag(ROW({})) OVER (ORDER BY {}) = ROW({}))::text FROM ({}) t ORDER BY {}"
+        ).format(
+            sql.SQL(", ").join(text_of(column) for column in [*self._order, *self._columns]),
+            order, order, order, page, order,
+        )  # fmt: skip
         with connection.cursor() as cursor:
             cursor.execute(query)
             return cursor.fetchall()
