@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
@@ -21,6 +20,7 @@ from fasttrack.ingest.sources.postgres_link import (
     order_of,
     text_of,
 )
+from fasttrack.ingest.sources.rows import Rows, decoded, identity, needed, take_any_text
 from fasttrack.ingest.sources.source import Batch, Position, Record
 from fasttrack.usecase import UseCase
 from fasttrack.usecase.sources import PostgresSource
@@ -54,7 +54,8 @@ class PostgresReader:
         self._connection: Connection | None = None
         self._columns: list[TableColumn] = []
         self._order: list[TableColumn] = []
-        self._standby = False
+        self._records = Rows(needed(source, usecase.streams[source.stream]), f"source {name}, table {source.table}")
+        self._standby = self._any_bytes = False
         self._last: list[str] | None = None
         self._fence: Fence | None = None
         self._look_at = 0.0
@@ -75,7 +76,7 @@ class PostgresReader:
                 where=self._where, fix="Change `cursor` and `keys` back, or give the source another name.",
             )  # fmt: skip
         self._last = list(position["after"]) if position is not None else None
-        self._connection = connection = self._link.connect()
+        connection = self._open_connection()
         with self._link.errors():
             found = self._link.columns(connection)
             self._columns = list(found.values())
@@ -132,10 +133,9 @@ class PostgresReader:
             del rows[self._source.batch :]
         if not rows:
             return None
-        width = len(self._order)
         # None of these is null: `_refuse_nulls`, and what was read is behind the fence.
-        self._last = [str(value) for value in rows[-1][:width]]
-        return Batch([self._record(row[:width], row[width:-1]) for row in rows], self._position())
+        self._last = [str(value) for value in rows[-1][: len(self._order)]]
+        return Batch([self._record(row) for row in rows], self._position())
 
     def _new_fence(self, connection: Connection) -> Fence | None:
         """A fence at the greatest value that is there; None if that has been read."""
@@ -196,12 +196,11 @@ class PostgresReader:
             cursor.execute(query)
             return cursor.fetchall()
 
-    def _record(self, order: tuple[Any, ...], values: tuple[str | None, ...]) -> Record:
-        fields = {
-            column.name: None if value is None else column.convert(value)
-            for column, value in zip(self._columns, values, strict=True)
-        }
-        return Record(identity(order), fields)
+    def _record(self, row: tuple[str | None, ...]) -> Record:
+        if self._any_bytes:
+            row = decoded(row)
+        width = len(self._order)
+        return self._records.record(identity(row[:width]), self._columns, row[width:-1])
 
     def _position(self) -> Position:
         return {"order": self._names, "after": self._last}
@@ -232,10 +231,7 @@ class PostgresReader:
     def _open_connection(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = self._link.connect()
+            with self._link.errors():
+                self._any_bytes = take_any_text(self._connection)
             self._fence = None
         return self._connection
-
-
-def identity(values: tuple[Any, ...]) -> str:
-    """The values as one text that no other values make: separators and backslashes in them are escaped."""
-    return "|".join(str(value).replace("\\", "\\\\").replace("|", "\\|") for value in values)
