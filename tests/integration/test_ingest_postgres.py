@@ -16,24 +16,9 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from fasttrack.errors import ConfigurationError, UnavailableError
-from fasttrack.ingest.sources.postgres import PostgresReader
 from fasttrack.ingest.sources.postgres_link import PostgresLink
 from fasttrack.ingest.sources.snapshot import Snapshot
-from fasttrack.usecase.sources import PostgresSource
-from tests.integration.source_tables import ORDERS, URL, place, run, session, take, working
-from tests.unit.ingest_usecase import usecase
-
-
-def reader(dsn: str, **options: Any) -> PostgresReader:
-    given = {
-        "kind": "postgres", "stream": "placed", "connection_env": URL, "table": "orders", "cursor": "updated_at",
-        "keys": ["id"], "poll": "100ms", **options,
-    }  # fmt: skip
-    return PostgresReader(usecase(), "shop", PostgresSource.model_validate(given), {URL: dsn})
-
-
-def ids(records: list[Any]) -> list[int]:
-    return [record.fields["id"] for record in records]
+from tests.integration.source_tables import ORDERS, URL, ids, place, reader, run, session, take, working
 
 
 def test_rows_come_in_the_order_of_the_cursor_as_plain_values_and_go_on_where_they_stopped(dsn: str) -> None:
@@ -138,51 +123,6 @@ def test_with_many_writers_each_row_is_read_once(dsn: str, column: str) -> None:
         source.close()
 
 
-GROWN_BY_TRIGGER = """
-CREATE FUNCTION grow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.grown := nextval('Numbers'); RETURN NEW; END $$;
-CREATE TRIGGER grow BEFORE INSERT OR UPDATE ON events FOR EACH ROW EXECUTE FUNCTION grow()
-"""
-
-
-@pytest.mark.parametrize(
-    ("filled", "more"),
-    [
-        ("DEFAULT nextval('numbers')", ""),
-        ("DEFAULT nextval('numbers')", "ALTER TABLE events RENAME TO other; CREATE VIEW events AS SELECT * FROM other"),
-        ("DEFAULT 0", "ALTER SEQUENCE numbers OWNED BY events.grown"),
-        ("DEFAULT 0", GROWN_BY_TRIGGER),
-        ("GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME own CACHE 20)", ""),
-    ],
-    ids=["default", "view", "owned", "trigger", "identity"],
-)
-def test_a_sequence_that_gives_numbers_in_blocks_is_refused(dsn: str, filled: str, more: str) -> None:
-    """A session goes on with the block that it took before others wrote, and its rows would be passed over."""
-    with session(dsn) as shop:
-        run(shop, "CREATE SEQUENCE numbers CACHE 20")
-        run(shop, f"CREATE TABLE events (id int PRIMARY KEY, grown bigint NOT NULL {filled})")
-        run(shop, more or "SELECT 1")
-        source = reader(dsn, table="events", cursor="grown")
-        with pytest.raises(ConfigurationError, match=r"20 numbers at once \(CACHE 20\)") as told:
-            source.open(None)
-        assert told.value.where == "sources.shop.cursor" and "CACHE 1, and let everybody" in str(told.value.fix)
-        run(shop, f"ALTER SEQUENCE {'own' if 'own' in filled else 'numbers'} CACHE 1")
-        source.open(None)
-        source.close()
-
-
-def test_a_sequence_that_counts_down_is_refused(dsn: str) -> None:
-    with session(dsn) as shop:
-        run(shop, "CREATE SEQUENCE numbers INCREMENT -1; CREATE SEQUENCE others CACHE 20")
-        run(shop, "CREATE TABLE events (id int DEFAULT nextval('others'), grown bigint DEFAULT nextval('numbers'))")
-        source = reader(dsn, table="events", cursor="grown")
-        with pytest.raises(ConfigurationError, match="counts down"):
-            source.open(None)
-        # What fills other columns is of no matter.
-        run(shop, "ALTER SEQUENCE numbers INCREMENT 1")
-        source.open(None)
-        source.close()
-
-
 def test_a_broken_connection_is_told_and_reading_goes_on(dsn: str) -> None:
     with session(dsn) as shop:
         run(shop, ORDERS)
@@ -236,42 +176,6 @@ def test_a_row_without_a_cursor_is_refused_as_it_would_never_be_read(dsn: str) -
         source.open(None)
         with pytest.raises(ConfigurationError, match="has no updated_at"):
             take(source, lambda got: len(got) == 1)
-        source.close()
-
-
-@pytest.mark.parametrize(
-    ("keys", "rows", "view"),
-    [
-        # Pages end within the rows of a key, between them, or not at all.
-        ("int", "SELECT 1, 'x', moment FROM generate_series(1, 120)", False),
-        ("int", "SELECT n / 2, 'x', moment FROM generate_series(1, 20) n", True),
-        ("int", "SELECT n / 2, 'x', moment FROM generate_series(0, 9) n", False),
-        # The same number, written in two ways.
-        ("numeric", "SELECT n, 'x', moment FROM unnest('{1,2,3,4,5,6,7,8,9,10,10.0}'::numeric[]) n", False),
-    ],
-)
-def test_rows_that_the_keys_do_not_tell_apart_are_never_passed_over(dsn: str, keys: str, rows: str, view: bool) -> None:
-    with session(dsn) as shop:
-        run(shop, f"CREATE TABLE events (id {keys}, other text, updated_at timestamptz)")
-        run(shop, f"INSERT INTO events {rows.replace('moment', 'now()')}")
-        run(shop, "CREATE VIEW seen AS SELECT * FROM events" if view else "ALTER TABLE events RENAME TO seen")
-        source = reader(dsn, table="seen", batch=10)
-        source.open(None)
-        with pytest.raises(ConfigurationError, match=r"the same cursor and keys \(updated_at=20.*, id=") as told:
-            take(source, lambda got: False, 20)
-        assert told.value.where == "sources.shop.keys" and told.value.fix
-        source.close()
-
-
-def test_keys_need_not_be_unique_without_the_cursor_nor_have_an_index(dsn: str) -> None:
-    with session(dsn) as shop:
-        run(shop, "CREATE TABLE versions (id int, updated_at timestamptz(0))")
-        run(shop, "INSERT INTO versions SELECT n / 3, now() - (n %% 3) * interval '1 s' FROM generate_series(0, 59) n")
-        source = reader(dsn, table="versions", batch=7)
-        source.open(None)
-        found = take(source, lambda got: len(got) >= 60)
-        assert Counter(ids(found)) == Counter(dict.fromkeys(range(20), 3))
-        assert len({record.identity for record in found}) == 60 and source.lag() == 0
         source.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
@@ -52,7 +53,7 @@ class PostgresReader:
         self._where = f"sources.{name}"
         self._names = [source.cursor, *(key for key in source.keys if key != source.cursor)]
         self._connection: Connection | None = None
-        self._columns: list[TableColumn] = []
+        self._columns: dict[str, TableColumn] = {}
         self._order: list[TableColumn] = []
         self._records = Rows(needed(source, usecase.streams[source.stream]), f"source {name}, table {source.table}")
         self._standby = self._any_bytes = False
@@ -78,23 +79,26 @@ class PostgresReader:
         self._last = list(position["after"]) if position is not None else None
         connection = self._open_connection()
         with self._link.errors():
-            found = self._link.columns(connection)
-            self._columns = list(found.values())
-            self._order = self._link.require(found, self._names[:1], "cursor")
-            self._order += self._link.require(found, self._names[1:], "keys")
-            if self._order[0].type == "date":
-                raise ConfigurationError(
-                    "a date is too coarse: rows of a day that was read would be passed over.",
-                    where=f"{self._where}.cursor", fix="Name a column with a time or a number.",
-                )  # fmt: skip
-            require_growing(connection, self._link.name.as_string(connection), self._names[0], f"{self._where}.cursor")
-            self._standby = one(connection, "SELECT pg_is_in_recovery()")[0]
-            if self._standby and not self._source.overlap:
-                raise ConfigurationError(
-                    "the server is a standby, which doesn't know the transactions that are open.", where=self._where,
-                    fix="Connect to the primary, or set `overlap` to longer than any transaction stays open.",
-                )  # fmt: skip
+            self._inspect(connection)
             one(connection, sql.SQL("SELECT 1 FROM {} LIMIT 1").format(self._link.name))
+
+    def _inspect(self, connection: Connection) -> None:
+        """Learn what the table is like now, and whether it can be read by the cursor."""
+        self._columns = found = self._link.columns(connection)
+        self._order = self._link.require(found, self._names[:1], "cursor")
+        self._order += self._link.require(found, self._names[1:], "keys")
+        if self._order[0].type == "date":
+            raise ConfigurationError(
+                "a date is too coarse: rows of a day that was read would be passed over.",
+                where=f"{self._where}.cursor", fix="Name a column with a time or a number.",
+            )  # fmt: skip
+        require_growing(connection, self._link.name.as_string(connection), self._names[0], f"{self._where}.cursor")
+        self._standby = one(connection, "SELECT pg_is_in_recovery()")[0]
+        if self._standby and not self._source.overlap:
+            raise ConfigurationError(
+                "the server is a standby, which doesn't know the transactions that are open.", where=self._where,
+                fix="Connect to the primary, or set `overlap` to longer than any transaction stays open.",
+            )  # fmt: skip
 
     def read(self, seconds: float) -> Batch | None:
         """The next rows; None if there are none within `seconds`, or none yet that can be read.
@@ -118,12 +122,29 @@ class PostgresReader:
 
     def _next(self) -> Batch | None:
         connection = self._open_connection()
-        if self._fence is None and time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + self._source.poll.total_seconds()
-            self._fence = self._new_fence(connection)
-        if self._fence is None or not self._fence.passed(connection):
+        try:
+            if self._fence is None and time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + self._source.poll.total_seconds()
+                self._inspect(connection)
+                self._fence = self._new_fence(connection)
+            if self._fence is None or not self._fence.passed(connection):
+                return None
+            rows = self._rows(connection, self._fence.value)
+        except (psycopg2.ProgrammingError, psycopg2.DataError):
+            if not self._altered(connection):
+                raise
             return None
-        rows = self._rows(connection, self._fence.value)
+        # Texts of a column that became another one mean something else.
+        return None if self._altered(connection) else self._batch(rows)
+
+    def _altered(self, connection: Connection) -> bool:
+        """Whether the table has other columns than those that were asked for; it is looked at anew at once then."""
+        if self._link.columns(connection) == self._columns:
+            return False
+        self._fence, self._look_at = None, 0.0
+        return True
+
+    def _batch(self, rows: list[tuple[str | None, ...]]) -> Batch | None:
         self._refuse_ties(rows)
         if len(rows) <= self._source.batch:
             self._fence = None
@@ -176,7 +197,7 @@ class PostgresReader:
         """The next page, and the first row of the page after it; the last value says if it is as the one before."""
         order = order_of(self._order)
         page = sql.SQL("SELECT {} FROM {} t WHERE {} AND {} <= {}::{} ORDER BY {} LIMIT {}").format(
-            order_of(self._columns),
+            order_of(list(self._columns.values())),
             self._link.name,
             after(self._order, self._last),
             column_of(self._order[0]),
@@ -189,7 +210,7 @@ class PostgresReader:
         query = sql.SQL(
             "SELECT {}, (lag(ROW({})) OVER (ORDER BY {}) = ROW({}))::text FROM ({}) t ORDER BY {}"
         ).format(
-            sql.SQL(", ").join(text_of(column) for column in [*self._order, *self._columns]),
+            sql.SQL(", ").join(text_of(column) for column in [*self._order, *self._columns.values()]),
             order, order, order, page, order,
         )  # fmt: skip
         with connection.cursor() as cursor:
@@ -200,7 +221,7 @@ class PostgresReader:
         if self._any_bytes:
             row = decoded(row)
         width = len(self._order)
-        return self._records.record(identity(row[:width]), self._columns, row[width:-1])
+        return self._records.record(identity(row[:width]), list(self._columns.values()), row[width:-1])
 
     def _position(self) -> Position:
         return {"order": self._names, "after": self._last}
