@@ -71,7 +71,7 @@ class PostgresSource(SourceBase):
     overlap: Duration = Field(
         timedelta(0),
         description="how far the clocks differ that fill the cursor column: new rows are read this much later. On a "
-        "standby: the longest that a transaction stays open",
+        "standby, of a foreign table or a materialized view: the longest that a transaction stays open",
     )
     poll: Duration = Field(timedelta(seconds=5), description="how often to look for new rows")
     batch: int = Field(5_000, gt=0, le=50_000, description="rows a query")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fasttrack.errors import ConfigurationError
-from tests.integration.source_tables import ORDERS, ids, reader, run, session, take
+from tests.integration.source_tables import ORDERS, ids, place, reader, run, session, take
 
 GROWN_BY_TRIGGER = """
 CREATE FUNCTION grow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.grown := nextval('Numbers'); RETURN NEW; END $$;
@@ -56,6 +56,33 @@ def test_a_sequence_that_counts_down_is_refused(dsn: str) -> None:
         # What fills other columns is of no matter.
         run(shop, "ALTER SEQUENCE numbers INCREMENT 1")
         source.open(None)
+        source.close()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "CREATE MATERIALIZED VIEW shown AS SELECT * FROM orders",
+        "CREATE MATERIALIZED VIEW late AS SELECT * FROM orders; CREATE VIEW shown AS SELECT * FROM late",
+        "CREATE FOREIGN DATA WRAPPER far; CREATE SERVER other FOREIGN DATA WRAPPER far; "
+        "CREATE FOREIGN TABLE shown (id int, updated_at timestamptz) SERVER other",
+    ],
+    ids=["materialized view", "view of one", "foreign table"],
+)
+def test_rows_that_come_up_otherwise_than_by_transactions_need_an_overlap(dsn: str, made: str) -> None:
+    """A row that was written before those that were read may come up with the next REFRESH."""
+    with session(dsn) as shop:
+        run(shop, ORDERS)
+        place(shop, 0, 3)
+        run(shop, made)
+        source = reader(dsn, table="shown")
+        with pytest.raises(ConfigurationError, match="a foreign table or a materialized view") as told:
+            source.open(None)
+        assert "`overlap`" in str(told.value.fix)
+        if "FOREIGN" not in made:
+            source = reader(dsn, table="shown", overlap="200ms")
+            source.open(None)
+            assert ids(take(source, lambda got: len(got) == 3)) == [0, 1, 2]
         source.close()
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 
+from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
 from fasttrack.errors import ConfigurationError
@@ -29,9 +30,8 @@ _PREPARED = """
 SELECT coalesce(array_agg(transaction::text), '{}') FROM pg_prepared_xacts WHERE database = current_database()
 """
 _PIDS = "SELECT coalesce(array_agg(DISTINCT pid), '{}') FROM pg_locks WHERE virtualtransaction = ANY(%s)"
-# The sequences that give the numbers of a column of a table, of its partitions and heirs, or of what a view shows under
-# the same name: by the column's default, as its identity, owned by it, or called by a trigger that names both.
-_SEQUENCES = """
+# A table with its partitions and heirs, or a view with all that it shows.
+_SHOWN = sql.SQL("""
 WITH RECURSIVE shown (relation) AS (
   SELECT %s::regclass::oid
   UNION
@@ -42,7 +42,14 @@ WITH RECURSIVE shown (relation) AS (
     JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
     WHERE c.oid = shown.relation AND c.relkind IN ('v', 'm')
   ) AS below (relation)
-), filled AS (
+)
+""")
+# Where rows come up otherwise than by this server's transactions.
+_ELSEWHERE = _SHOWN + sql.SQL("SELECT 1 FROM pg_class JOIN shown ON oid = relation WHERE relkind IN ('m', 'f') LIMIT 1")
+# The sequences that give the numbers of a column, in a view of the same name: by the column's default, as its identity,
+# owned by it, or called by a trigger that names both.
+_SEQUENCES = _SHOWN + sql.SQL("""
+, filled AS (
   SELECT a.* FROM pg_attribute a JOIN shown ON shown.relation = a.attrelid
   WHERE a.attname = %s AND NOT a.attisdropped
 ), feeding (sequence) AS (
@@ -55,11 +62,11 @@ WITH RECURSIVE shown (relation) AS (
   SELECT s.oid FROM filled f JOIN pg_trigger t ON t.tgrelid = f.attrelid JOIN pg_proc p ON p.oid = t.tgfoid
   JOIN pg_class s ON s.relkind = 'S' AND p.prosrc ~* 'nextval'
     AND strpos(lower(p.prosrc), lower(s.relname)) > 0 AND strpos(lower(p.prosrc), lower(f.attname)) > 0
-  WHERE NOT t.tgisinternal AND f.atttypid = ANY ('{int2,int4,int8,numeric}'::regtype[])
+  WHERE NOT t.tgisinternal AND f.atttypid IN (20, 21, 23, 1700)
 )
 SELECT seqrelid::regclass::text, seqcache, seqincrement FROM pg_sequence JOIN feeding ON sequence = seqrelid
 WHERE seqcache > 1 OR seqincrement < 0 ORDER BY 1 LIMIT 1
-"""
+""")
 # A backend notes its now() a moment before its transaction can be seen.
 _SETTLE_SECONDS = 0.02
 _TELL_SECONDS = 60.0
@@ -73,15 +80,15 @@ class Fence:
         settle: seconds after which a transaction that begins takes a greater value: the column's granularity, or how
             far the clocks differ that give the values.
         where: named in messages.
-        standby: the server doesn't know its transactions, so that `settle` alone counts.
+        elsewhere: the server doesn't know the transactions, so that `settle` alone counts.
     """
 
-    def __init__(self, value: str, settle: float, where: str, *, standby: bool) -> None:
+    def __init__(self, value: str, settle: float, where: str, *, elsewhere: bool) -> None:
         self.value = value
         self._told = time.monotonic()
         self._settled_at = self._told + max(_SETTLE_SECONDS, settle)
         self._where = where
-        self._listed = standby
+        self._listed = elsewhere
         self._running: set[str] = set()
         self._prepared: set[str] = set()
 
@@ -109,6 +116,14 @@ class Fence:
             which = f"process {', '.join(map(str, pids))}" if pids else "pg_prepared_xacts"
             note(f"{self._where}: new rows wait for {waiting} open transactions, see {which}")
         return not waiting
+
+
+def elsewhere(connection: Connection, table: str) -> bool:
+    """Whether rows of a table, as SQL writes it, come up otherwise than by transactions of the server that is asked.
+
+    It is a standby, or the table is (or shows) a foreign table, or a materialized view, which shows rows late.
+    """
+    return bool(one(connection, "SELECT pg_is_in_recovery()")[0] or one(connection, _ELSEWHERE, (table,)))
 
 
 def require_growing(connection: Connection, table: str, column: str, where: str) -> None:

@@ -10,7 +10,7 @@ from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
 from fasttrack.errors import ConfigurationError
-from fasttrack.ingest.sources.fence import Fence, require_growing
+from fasttrack.ingest.sources.fence import Fence, elsewhere, require_growing
 from fasttrack.ingest.sources.postgres_link import (
     PostgresLink,
     TableColumn,
@@ -56,7 +56,7 @@ class PostgresReader:
         self._columns: dict[str, TableColumn] = {}
         self._order: list[TableColumn] = []
         self._records = Rows(needed(source, usecase.streams[source.stream]), f"source {name}, table {source.table}")
-        self._standby = self._any_bytes = False
+        self._elsewhere = self._any_bytes = False
         self._last: list[str] | None = None
         self._fence: Fence | None = None
         self._look_at = 0.0
@@ -85,19 +85,23 @@ class PostgresReader:
     def _inspect(self, connection: Connection) -> None:
         """Learn what the table is like now, and whether it can be read by the cursor."""
         self._columns = found = self._link.columns(connection)
-        self._order = self._link.require(found, self._names[:1], "cursor")
-        self._order += self._link.require(found, self._names[1:], "keys")
+        cursor = self._link.require(found, self._names[:1], "cursor")
+        self._order = cursor + self._link.require(found, self._names[1:], "keys")
         if self._order[0].type == "date":
             raise ConfigurationError(
                 "a date is too coarse: rows of a day that was read would be passed over.",
                 where=f"{self._where}.cursor", fix="Name a column with a time or a number.",
             )  # fmt: skip
-        require_growing(connection, self._link.name.as_string(connection), self._names[0], f"{self._where}.cursor")
-        self._standby = one(connection, "SELECT pg_is_in_recovery()")[0]
-        if self._standby and not self._source.overlap:
+        table = self._link.name.as_string(connection)
+        require_growing(connection, table, self._names[0], f"{self._where}.cursor")
+        self._elsewhere = elsewhere(connection, table)
+        if self._elsewhere and not self._source.overlap:
             raise ConfigurationError(
-                "the server is a standby, which doesn't know the transactions that are open.", where=self._where,
-                fix="Connect to the primary, or set `overlap` to longer than any transaction stays open.",
+                "the server doesn't know the transactions that are open: it is a standby, or the table is or shows a "
+                "foreign table or a materialized view.",
+                where=self._where,
+                fix="Read the tables themselves on their primary, or set `overlap` to longer than any transaction "
+                "stays open and a materialized view is not refreshed.",
             )  # fmt: skip
 
     def read(self, seconds: float) -> Batch | None:
@@ -130,7 +134,7 @@ class PostgresReader:
             if self._fence is None or not self._fence.passed(connection):
                 return None
             rows = self._rows(connection, self._fence.value)
-        except (psycopg2.ProgrammingError, psycopg2.DataError):
+        except (psycopg2.ProgrammingError, psycopg2.DataError, psycopg2.InternalError):
             if not self._altered(connection):
                 raise
             return None
@@ -167,7 +171,7 @@ class PostgresReader:
         )
         found = one(connection, query)
         settle = max(self._order[0].granularity, self._source.overlap.total_seconds())
-        return None if found is None else Fence(found[0], settle, self._where, standby=self._standby)
+        return None if found is None else Fence(found[0], settle, self._where, elsewhere=self._elsewhere)
 
     def _refuse_nulls(self, connection: Connection) -> None:
         """A row without cursor or key would never be read."""
