@@ -64,13 +64,14 @@ class PostgresSource(SourceBase):
     connection_env: Variable = Field(description=f"a libpq connection string; {_HELD_BY}")
     table: str = Field(pattern=_TABLE, description="[schema.]table")
     cursor: str = Field(
-        description="a column that grows with every insert and update, by the server's now() or a sequence"
+        description="a column that grows with every insert and update, by the server's now() or a sequence "
+        "(CACHE 1); the transaction that writes a row takes its value"
     )
     keys: tuple[str, ...] = Field(min_length=1, strict=False, description="the columns that tell a row apart")
     overlap: Duration = Field(
         timedelta(0),
         description="how far the clocks differ that fill the cursor column: new rows are read this much later. On a "
-        "standby: the longest that a transaction stays open",
+        "standby, of a foreign table or a materialized view: the longest that a transaction stays open",
     )
     poll: Duration = Field(timedelta(seconds=5), description="how often to look for new rows")
     batch: int = Field(5_000, gt=0, le=50_000, description="rows a query")

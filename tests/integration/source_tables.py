@@ -11,7 +11,10 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
+from fasttrack.ingest.sources.postgres import PostgresReader
 from fasttrack.ingest.sources.source import Record, Source
+from fasttrack.usecase.sources import PostgresSource
+from tests.unit.ingest_usecase import usecase
 
 URL = "SHOP_DATABASE"
 ORDERS = """
@@ -84,3 +87,17 @@ def working(*tasks: Callable[[threading.Event], None]) -> Iterator[None]:
             thread.join(60)
     if failures:
         raise failures[0]
+
+
+def reader(dsn: str, **options: Any) -> PostgresReader:
+    """Reads ``orders`` by ``updated_at`` and ``id``, unless `options` say otherwise."""
+    given = {
+        "kind": "postgres", "stream": "placed", "connection_env": URL, "table": "orders", "cursor": "updated_at",
+        "keys": ["id"], "poll": "100ms", **options,
+    }  # fmt: skip
+    return PostgresReader(usecase(), "shop", PostgresSource.model_validate(given), {URL: dsn})
+
+
+def ids(records: list[Any]) -> list[int]:
+    """Their ids, in the order in which they came."""
+    return [record.fields["id"] for record in records]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -15,22 +16,9 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from fasttrack.errors import ConfigurationError, UnavailableError
-from fasttrack.ingest.sources.postgres import PostgresReader
-from fasttrack.usecase.sources import PostgresSource
-from tests.integration.source_tables import ORDERS, URL, place, run, session, take, working
-from tests.unit.ingest_usecase import usecase
-
-
-def reader(dsn: str, **options: Any) -> PostgresReader:
-    given = {
-        "kind": "postgres", "stream": "placed", "connection_env": URL, "table": "orders", "cursor": "updated_at",
-        "keys": ["id"], "poll": "100ms", **options,
-    }  # fmt: skip
-    return PostgresReader(usecase(), "shop", PostgresSource.model_validate(given), {URL: dsn})
-
-
-def ids(records: list[Any]) -> list[int]:
-    return [record.fields["id"] for record in records]
+from fasttrack.ingest.sources.postgres_link import PostgresLink
+from fasttrack.ingest.sources.snapshot import Snapshot
+from tests.integration.source_tables import ORDERS, URL, ids, place, reader, run, session, take, working
 
 
 def test_rows_come_in_the_order_of_the_cursor_as_plain_values_and_go_on_where_they_stopped(dsn: str) -> None:
@@ -189,6 +177,48 @@ def test_a_row_without_a_cursor_is_refused_as_it_would_never_be_read(dsn: str) -
         with pytest.raises(ConfigurationError, match="has no updated_at"):
             take(source, lambda got: len(got) == 1)
         source.close()
+
+
+def test_a_value_that_cannot_be_read_holds_nothing_up(dsn: str) -> None:
+    with session(dsn) as shop:
+        run(shop, "CREATE TABLE orders (id int PRIMARY KEY, amount jsonb, updated_at timestamptz DEFAULT now())")
+        run(shop, "INSERT INTO orders VALUES (1, '1'), (2, repeat('9', 5000)::jsonb), (4, '2')")
+        run(shop, "INSERT INTO orders VALUES (3, (repeat('[', 2000) || repeat(']', 2000))::jsonb)")
+        source = reader(dsn)
+        source.open(None)
+        found = take(source, lambda got: len(got) == 4)
+        assert [record.fields and record.fields["amount"] for record in found] == [1, None, 2, None]
+        assert [list(json.loads(record.raw)["_unreadable"]) for record in found if record.raw] == [["amount"]] * 2
+        source.close()
+
+
+def test_a_database_without_an_encoding_is_read(dsn: str) -> None:
+    """Any bytes may be in it, in keys too: UTF-8 is read as such, and no other byte is lost."""
+    texts = [bytes([0xC3, 0xA9]), bytes([0xE9]), bytes([0xE9, 0xFF]), b"plain"]
+    name = f"bytes_{uuid.uuid4().hex}"
+    with session(dsn) as shop:
+        run(shop, f"CREATE DATABASE {name} ENCODING SQL_ASCII TEMPLATE template0 LOCALE 'C' LOCALE_PROVIDER libc")
+        try:
+            url = make_dsn(**{**parse_dsn(dsn), "dbname": name})
+            with session(url) as mine:
+                run(mine, "CREATE TABLE orders (id text PRIMARY KEY, updated_at timestamptz DEFAULT now())")
+                for text in texts:
+                    run(mine, "INSERT INTO orders VALUES (convert_from(%s, 'SQL_ASCII'), '2024-05-01')", (text,))
+            source = reader(url, batch=1)
+            source.open(None)
+            found = take(source, lambda got: len(got) == 4)
+            assert [record.fields["id"].encode("utf-8", "surrogateescape") for record in found] == sorted(texts)
+            source.close()
+            # As a replicated table's snapshot has it.
+            link = PostgresLink("shop", URL, "orders", {URL: url})
+            with session(url, autocommit=False) as mine:
+                columns = link.columns(connection := link.connect())
+                snapshot = Snapshot(link, [columns["id"]], list(columns.values()), connection)
+                snapshot.begin(run(mine, "SELECT pg_export_snapshot()")[0][0])
+                assert [fields["id"] for _, fields in snapshot.page()] == [record.fields["id"] for record in found]
+                snapshot.close()
+        finally:
+            run(shop, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.errors import UseCaseError
+from fasttrack.errors import FastTrackError, UseCaseError
 from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.sources.report import SourceReport
 from fasttrack.ingest.sources.session import Session, Until
-from fasttrack.progress import track
+from fasttrack.progress import note, track
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 from fasttrack.usecase.spec import suggestion
@@ -83,7 +83,9 @@ def ingest(
         advance = on_progress or bar.advance
         sessions = {name: Session(usecase, settings, name, until, stop, advance, metrics) for name in chosen}
         threads = [
-            threading.Thread(target=_thread, args=(session, failures, stop, until), name=f"source-{name}", daemon=True)
+            threading.Thread(
+                target=_thread, args=(name, session, failures, stop, until), name=f"source-{name}", daemon=True
+            )
             for name, session in sessions.items()
         ]
         for thread in threads:
@@ -119,11 +121,14 @@ def _choose(usecase: UseCase, names: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _thread(session: Session, failures: list[BaseException], stop: threading.Event, until: Until) -> None:
+def _thread(name: str, session: Session, failures: list[BaseException], stop: threading.Event, until: Until) -> None:
     try:
         session.run()
     except BaseException as error:
         failures.append(error)
+        if not isinstance(error, FastTrackError):
+            # Errors of ours say where they come from.
+            note(f"source {name}: ended by what nobody expected: {type(error).__name__}")
         if until == "forever":
             # Half of the sources running looks like all of them running: rather none, and whoever watches is told.
             stop.set()

@@ -8,8 +8,8 @@ from typing import Any
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
-from fasttrack.ingest.sources.postgres import identity
 from fasttrack.ingest.sources.postgres_link import PostgresLink, TableColumn, after, hang_up, one, order_of, text_of
+from fasttrack.ingest.sources.rows import decoded, identity, take_any_text
 
 _PAGE = 5_000
 # A row's transaction id has 32 bits; with the ones above them, which follow from what comes next. A visible row's id
@@ -46,6 +46,7 @@ class Snapshot:
     ) -> None:
         self._link, self._keys, self._columns, self._connection = link, keys, columns, connection
         self.last = last
+        self._any_bytes = take_any_text(connection)
         self._only: sql.Composable = sql.SQL("TRUE")
         self.text = ""
         self.file = 0
@@ -99,6 +100,8 @@ class Snapshot:
         return [self._row(row, width) for row in rows if row[width + 1] == "true"]
 
     def _row(self, row: tuple[Any, ...], width: int) -> tuple[str, dict[str, Any]]:
+        if self._any_bytes:
+            row = decoded(row)
         fields = {
             column.name: None if value is None else column.convert(value)
             for column, value in zip(self._columns, row[width + 2 :], strict=True)
