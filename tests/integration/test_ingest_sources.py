@@ -265,6 +265,26 @@ def test_a_checkpoint_that_was_lost_costs_nothing(settings: Settings, tmp_path: 
     once(sent(settings, case, "placed"), identities)
 
 
+def test_an_older_file_that_comes_after_a_crash_repeats_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasttrack.ingest.sources.session._BEHIND_THE_LAST", 3000)
+    file = declare(tmp_path, orders=folder(tmp_path / "in"))
+    case = load(file)
+    identities = write(tmp_path / "in" / "b.csv", 0, 2000)
+    ingest(case, settings, until="end")
+    # As if it had been killed before it could record anything.
+    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    admin.delete_topics([f"{case.name}.sources"])[f"{case.name}.sources"].result(30)
+    wait_for(lambda: not Broker(settings.kafka).topics([f"{case.name}.sources"]), "the topic's end")
+    # Copied with its time (cp -p, tar, rsync -t), so it is read first.
+    identities += write(tmp_path / "in" / "a.csv", 2000, 9000)
+    os.utime(tmp_path / "in" / "a.csv", (1, 1))
+    report = ingest(case, settings, until="end").sources["orders"]
+    assert (report.skipped, report.sent) == (2000, 9000)
+    once(sent(settings, case, "placed"), identities)
+
+
 def test_a_topic_that_was_made_again_gets_everything_again(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

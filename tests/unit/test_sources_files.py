@@ -100,6 +100,24 @@ def test_from_every_position_the_rest_is_read(
     assert records == whole
 
 
+def test_the_rows_that_are_still_to_come_are_known_whatever_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_BATCH", 2)
+    for age, name in enumerate(("a", "b", "c")):
+        write(tmp_path / name, "{}\n" * 3, age=age)
+    write(tmp_path / "broken.gz", b"no archive", age=-1)
+    (tmp_path / "fresh").write_text("{}\n")
+    source = reader(tmp_path, settle="1h")
+    source.open(None)
+    rows = {f"{name}:{row}" for name in ("a", "b", "c", "broken.gz", "fresh", "gone") for row in (1, 2, 3)}
+    given = {f"gone:{row}" for row in (1, 2, 3)}
+    while batch := source.read(0):
+        given |= {record.identity for record in batch.records}
+        assert source.expected(rows) == rows - given
+    assert {path for path, _, _ in (row.partition(":") for row in rows - given)} == {"broken.gz", "fresh"}
+
+
 def test_what_is_being_written_is_left_alone(tmp_path: Path) -> None:
     fresh = tmp_path / "fresh.jsonl"
     fresh.write_text('{"n": 1}\n')

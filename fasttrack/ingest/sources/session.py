@@ -14,10 +14,10 @@ from fasttrack.ingest import schemas
 from fasttrack.ingest.broker import Broker, Topic
 from fasttrack.ingest.sources.checkpoints import Checkpoint, Checkpoints, sent_since
 from fasttrack.ingest.sources.connect import connect
-from fasttrack.ingest.sources.message import Mapper
+from fasttrack.ingest.sources.message import Mapper, identity_of
 from fasttrack.ingest.sources.report import SourceReport
 from fasttrack.ingest.sources.sender import Sender
-from fasttrack.ingest.sources.source import Batch, Position, Source, Unfinished
+from fasttrack.ingest.sources.source import Batch, Position, Source, Unfinished, Unordered
 from fasttrack.progress import note
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
@@ -32,7 +32,8 @@ _CHECKPOINT_SECONDS = 2.0
 _CHECKPOINT_RECORDS = 50_000
 _LAG_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 30.0
-# What was sent before a crash lies close together in the source: this far behind the last of it, none is left.
+# What was sent before a crash lies close together where a source keeps its order: this far behind the last of it, none
+# is left. One that doesn't keep it is asked.
 _BEHIND_THE_LAST = 100_000
 _LONG_SCAN = 100_000
 
@@ -167,6 +168,11 @@ class Session:
             self._metrics.lag(self._name, waiting)
 
     @property
+    def name(self) -> str:
+        """The source's."""
+        return self._name
+
+    @property
     def stopping(self) -> bool:
         """Whether it is to end now."""
         return self._stop.is_set()
@@ -232,10 +238,20 @@ class _Way:
         self._unrecorded += len(messages)
         self._since_present += len(messages)
         if self._since_present > _BEHIND_THE_LAST:
-            self._present.clear()
+            self._forget()
         self._session.dealt_with(len(messages), skipped, unparsable)
         if self._unrecorded >= _CHECKPOINT_RECORDS or time.monotonic() - self._recorded > _CHECKPOINT_SECONDS:
             self.checkpoint()
+
+    def _forget(self) -> None:
+        """No longer look for what the source won't give again."""
+        self._since_present = 0
+        kept: set[bytes] = set()
+        if isinstance(self._source, Unordered):
+            names = {name: identity_of(self._session.name, name) for name in +self._present}
+            expected = self._source.expected([identity for identity in names.values() if identity is not None])
+            kept = {name for name, identity in names.items() if identity is None or identity in expected}
+        self._present = Counter({name: self._present[name] for name in kept})
 
     def _idle(self) -> bool:
         """The source gave nothing: whether that was all."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,7 +40,8 @@ class Batch:
 class Source(Protocol):
     """A connection to a source.
 
-    Reading is repeatable: what was not `committed` is read again after `open`, with the same identities.
+    Reading is repeatable: what was not `committed` is read again after `open`, with the same identities and in the same
+    order; or else the source is `Unordered`.
     """
 
     def open(self, position: Position | None) -> None:
@@ -78,3 +79,11 @@ class Unfinished(Protocol):
 
     def broken(self) -> Mapping[str, str]:
         """What can't be read now and is tried again later: its name and why."""
+
+
+@runtime_checkable
+class Unordered(Protocol):
+    """A source that, read again, may give other records in between: a file that came meanwhile with an older time."""
+
+    def expected(self, identities: Collection[str]) -> set[str]:
+        """Those of the identities whose records are still to be given, as far as the source can tell by now."""
