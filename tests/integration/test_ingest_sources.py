@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -21,7 +22,14 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from fasttrack.errors import ConfigurationError, ConflictError, DataQualityError, UnavailableError, UseCaseError
+from fasttrack.errors import (
+    ConfigurationError,
+    ConflictError,
+    DataQualityError,
+    RateLimitError,
+    UnavailableError,
+    UseCaseError,
+)
 from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.drain import drain
 from fasttrack.ingest.reconcile import reconcile
@@ -114,6 +122,14 @@ def total(settings: Settings, case: UseCase) -> int:
     """How many messages all topics hold."""
     broker = Broker(settings.kafka)
     return sum(o.latest for o in broker.offsets(broker.topics(map(case.topic, case.streams))).values())
+
+
+def scraped(metrics: Metrics) -> dict[str, float]:
+    """What Prometheus reads, without the use case's name."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    told = [re.sub(r',usecase="[^"]*"', "", line).rsplit(" ", 1) for line in lines if not line.startswith("#")]
+    return {name: float(value) for name, value in told}
 
 
 def more_than(settings: Settings, case: UseCase, count: int) -> bool:
@@ -244,11 +260,36 @@ def test_an_api_that_fails_now_and_then_loses_nothing(settings: Settings, tmp_pa
 
     api.fault = fault
     report = ingest(case, settings, until="end")
-    assert report.complete and report.sources["payments"].errors == 3
+    assert report.complete and report.sources["payments"].errors == 4
     assert [m.event["event_id"] for m in sorted(sent(settings, case, "paid"), key=lambda m: m.event["delay"])] == [
         f"paid-{n}" for n in range(500)
     ]
     assert ingest(case, settings, until="end").sources["payments"].read == 0
+
+
+def test_a_server_that_goes_on_refusing_is_counted_and_given_up_at_the_end(
+    settings: Settings, tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasttrack.ingest.broker.PATIENCE_SECONDS", 3.0)
+    case = load(declare(tmp_path, payments=rest(api)))
+    api.records = [payment(n) for n in range(120)]
+    # The third page is refused.
+    api.fault = lambda number, handler: number > 2 and (send(handler, 429, b"", {"Retry-After": "0"}) or True)
+    metrics = Metrics(case.name, "127.0.0.1", 0)
+    try:
+        before = time.time()
+        with pytest.raises(RateLimitError, match="status 429"):
+            ingest(case, settings, until="end", metrics=metrics)
+        assert 3 < time.time() - before < 60 and 4 <= len(api.headers) < 10
+        told = scraped(metrics)
+        assert told['fasttrack_source_errors_total{source="payments"}'] == len(api.headers) - 2
+        succeeded = told['fasttrack_source_last_success_timestamp{source="payments"}']
+        # When the second page was confirmed, and not since.
+        assert succeeded < time.time() - 3
+    finally:
+        metrics.close()
+    api.fault = lambda number, handler: False
+    assert ingest(case, settings, until="end").sources["payments"].sent == 20
 
 
 def test_a_checkpoint_that_was_lost_costs_nothing(settings: Settings, tmp_path: Path) -> None:

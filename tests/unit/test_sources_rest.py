@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fasttrack.errors import ConfigurationError, DataQualityError, FastTrackError, UnavailableError
 from fasttrack.ingest.sources import answers, rest
@@ -135,6 +137,49 @@ def test_a_server_that_asks_to_wait_is_left_alone(plain: Api, status: int, later
     batch = source.read(30)
     assert batch is not None and values(batch.records) == plain.records and not source.waiting()
     assert moments[1] - moments[0] > 0.9
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Retry-After": "0"},
+        {"Retry-After": "soon"},
+        # By its own clock, which is behind ours: now.
+        {
+            "Retry-After": formatdate(time.time() - 3600, usegmt=True),
+            "Date": formatdate(time.time() - 3600, usegmt=True),
+        },
+    ],
+)
+def test_a_server_that_goes_on_refusing_is_asked_less_and_less_often(plain: Api, headers: dict[str, str]) -> None:
+    moments: list[float] = []
+
+    def busy(_: int, handler: BaseHTTPRequestHandler) -> bool:
+        moments.append(time.monotonic())
+        handler.send_response_only(429)
+        for name, value in {**headers, "Content-Length": "0"}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        return True
+
+    plain.fault = busy
+    source = reader(plain)
+    while len(moments) < 3:
+        assert source.read(0.1) is None and source.waiting()
+    assert moments[1] - moments[0] >= 0.5
+    assert moments[2] - moments[1] >= 1.0
+    told = source.failures()
+    assert [failure.error.status for failure in told] == [429] * 3 and source.failures() == []
+    assert told[0].lasts == 0 and told[2].lasts == pytest.approx(moments[2] - moments[0], abs=0.3)
+
+
+@given(st.integers(0, 2000))
+def test_when_to_come_back_is_told_by_the_servers_clock(seconds: int) -> None:
+    ahead = time.time() - 10**6
+    later = formatdate(ahead + seconds, usegmt=True)
+    assert answers._retry_after(later, formatdate(ahead, usegmt=True)) == pytest.approx(seconds, abs=1)
+    assert answers._retry_after(str(seconds), formatdate(ahead, usegmt=True)) == seconds
 
 
 def broken(status: int, body: bytes, headers: dict[str, str] | None = None) -> Any:

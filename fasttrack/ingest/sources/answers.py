@@ -40,11 +40,11 @@ class PutOff(RateLimitError):
     """The server asks to come back later.
 
     Attributes:
-        seconds: how much later.
+        seconds: how much later at least; 0 if it doesn't say.
     """
 
     def __init__(self, what: str, *, seconds: float, where: str) -> None:
-        super().__init__(what, where=where)
+        super().__init__(what, where=where, fix="Ask its owner for a higher limit, or raise `poll`.")
         self.seconds = seconds
 
 
@@ -118,9 +118,9 @@ class Answers:
 
     def _check(self, response: httpx.Response, where: str) -> None:
         code = response.status_code
-        wait = _retry_after(response.headers.get("Retry-After"))
+        wait = _retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
         if code == 429 or (code == 503 and wait is not None):
-            raise PutOff(f"asks to wait (status {code}).", seconds=self._seconds if wait is None else wait, where=where)
+            raise PutOff(f"asks to wait (status {code}).", seconds=wait or 0.0, where=where)
         if code in _PASSING:
             raise UnavailableError(f"answers with status {code}.", where=where, fix="Look into the server's log.")
         if not response.is_success and code != 304:
@@ -165,16 +165,25 @@ def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON value")
 
 
-def _retry_after(text: str | None) -> float | None:
-    """Seconds from now; None if the header isn't there or can't be read."""
+def _retry_after(text: str | None, date: str | None) -> float | None:
+    """Seconds from now; None if the header isn't there or can't be read.
+
+    Args:
+        text: the header Retry-After.
+        date: the header Date: the server's clock, by which a moment is meant; ours may differ.
+    """
     if not text:
         return None
     try:
         if text.strip().isdigit():
             seconds = float(text)
         else:
-            moment = parsedate_to_datetime(text)
-            seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+            seconds = (_moment(text) - (_moment(date) if date else datetime.now(UTC))).total_seconds()
     except ValueError:
         return None
     return min(max(0.0, seconds), _LONGEST_WAIT_SECONDS)
+
+
+def _moment(text: str) -> datetime:
+    moment = parsedate_to_datetime(text)
+    return moment.replace(tzinfo=moment.tzinfo or UTC)

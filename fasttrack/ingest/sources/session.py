@@ -17,7 +17,7 @@ from fasttrack.ingest.sources.connect import connect
 from fasttrack.ingest.sources.message import Mapper, identity_of
 from fasttrack.ingest.sources.report import SourceReport
 from fasttrack.ingest.sources.sender import Sender
-from fasttrack.ingest.sources.source import Batch, Position, Source, Unfinished, Unordered
+from fasttrack.ingest.sources.source import Batch, Failing, Failure, Position, Source, Unfinished, Unordered
 from fasttrack.progress import note
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
@@ -95,11 +95,17 @@ class Session:
         longest = min(_LONGEST_WAIT_SECONDS, 0.5 * 2 ** min(self._failures, 10))
         self._stop.wait(random.uniform(longest / 2, longest))
 
-    def _stalled(self, error: UnavailableError) -> None:
-        """Tell of an outage; until the end, give up after the broker's patience."""
+    def failed(self, failure: Failure) -> None:
+        """Count what the source itself tries again; until the end, give up on what lasts longer than patience."""
         self.report.errors += 1
         if self._metrics:
             self._metrics.failed(self._name)
+        if self._until == "end" and failure.lasts > self._broker.patience:
+            raise failure.error
+
+    def _stalled(self, error: UnavailableError) -> None:
+        """Tell of an outage; until the end, give up after the broker's patience."""
+        self.failed(Failure(error))
         if self._until == "end" and time.monotonic() - self._moved > self._broker.patience:
             raise error
         note(f"source {self._name}: {error.where or ''}: {error.what} It is tried again.")
@@ -155,10 +161,10 @@ class Session:
                 self._metrics.count(self._name, outcome, count)
             self._metrics.succeeded(self._name)
 
-    def at_end(self) -> None:
-        """The source has nothing more at this moment."""
+    def at_end(self, whole: bool) -> None:
+        """The source gives nothing more at this moment; `whole`: nor is anything missing of what it holds."""
         self._failures, self._moved = 0, time.monotonic()
-        if self._metrics:
+        if self._metrics and whole:
             self._metrics.succeeded(self._name)
 
     def lags(self, waiting: float | None) -> None:
@@ -166,11 +172,6 @@ class Session:
         self.report.lag = waiting
         if self._metrics and waiting is not None:
             self._metrics.lag(self._name, waiting)
-
-    @property
-    def name(self) -> str:
-        """The source's."""
-        return self._name
 
     @property
     def stopping(self) -> bool:
@@ -213,6 +214,8 @@ class _Way:
         """Read and send until the end or a stop."""
         while not self._session.stopping:
             batch = self._source.read(_READ_SECONDS)
+            for failure in self._source.failures() if isinstance(self._source, Failing) else ():
+                self._session.failed(failure)
             if batch is not None:
                 self._take(batch)
             elif self._idle():
@@ -248,7 +251,7 @@ class _Way:
         self._since_present = 0
         kept: set[bytes] = set()
         if isinstance(self._source, Unordered):
-            names = {name: identity_of(self._session.name, name) for name in +self._present}
+            names = {name: identity_of(name) for name in +self._present}
             expected = self._source.expected([identity for identity in names.values() if identity is not None])
             kept = {name for name, identity in names.items() if identity is None or identity in expected}
         self._present = Counter({name: self._present[name] for name in kept})
@@ -261,7 +264,7 @@ class _Way:
         self._session.report.broken = broken
         if self._given and not waiting and not broken and not (self._present and self._source.lag()):
             self._present.clear()
-        self._session.at_end()
+        self._session.at_end(not waiting and not broken)
         if self._dirty:
             self.checkpoint()
         if not self._session.ends or waiting:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from fasttrack.errors import FastTrackError
+
 #: Where to go on reading: JSON values that only the source itself understands.
 Position = Mapping[str, Any]
 
@@ -79,6 +81,27 @@ class Unfinished(Protocol):
 
     def broken(self) -> Mapping[str, str]:
         """What can't be read now and is tried again later: its name and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that went wrong and that the source itself tries again.
+
+    Attributes:
+        error: what.
+        lasts: seconds for which it has been so; 0 if nobody who waits for the source's end need give up for it.
+    """
+
+    error: FastTrackError
+    lasts: float = 0.0
+
+
+@runtime_checkable
+class Failing(Protocol):
+    """A source that tries again by itself, and tells."""
+
+    def failures(self) -> list[Failure]:
+        """What went wrong since it was asked before, each attempt once."""
 
 
 @runtime_checkable
