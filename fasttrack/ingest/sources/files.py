@@ -177,7 +177,15 @@ class FilesReader:
         except StopIteration:
             self._finish(each)
             return True
-        except (OSError, ValueError, pa.ArrowException, FastTrackError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            ArithmeticError,
+            TypeError,
+            pa.ArrowException,
+            FastTrackError,
+        ) as error:
             if row:
                 self._begun[each.path] = row, each.state
             self._broke(each, error)
