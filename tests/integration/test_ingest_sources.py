@@ -132,6 +132,11 @@ def scraped(metrics: Metrics) -> dict[str, float]:
     return {name: float(value) for name, value in told}
 
 
+def succeeded(metrics: Metrics, source: str) -> float:
+    """When a source was last read to its end, or a batch of it confirmed."""
+    return scraped(metrics)[f'fasttrack_source_last_success_timestamp{{source="{source}"}}']
+
+
 def more_than(settings: Settings, case: UseCase, count: int) -> bool:
     return total(settings, case) > count
 
@@ -191,7 +196,10 @@ def test_a_signal_ends_it_with_everything_recorded(
     once(sent(settings, case, "placed"), identities)
 
 
-def test_it_goes_on_as_files_and_records_come(settings: Settings, tmp_path: Path, api: Api) -> None:
+def test_it_goes_on_as_files_and_records_come_and_tells_how_it_is(
+    settings: Settings, tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasttrack.ingest.sources.session._LAG_SECONDS", 0.1)
     file = declare(tmp_path, orders=folder(tmp_path / "in"), payments=rest(api))
     case = load(file)
     identities = write(tmp_path / "in" / "a.csv", 0, 10)
@@ -207,18 +215,28 @@ def test_it_goes_on_as_files_and_records_come(settings: Settings, tmp_path: Path
         identities += write(tmp_path / "in" / "b.csv", 10, 10)
         api.records = [payment(n) for n in range(120)]
         wait_for(lambda: sum(seen) == 140, "the second file and the API")
-        with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics") as answer:
-            text = answer.read().decode()
-        labels = f'{{outcome="sent",source="orders",usecase="{case.name}"}}'
-        assert f"fasttrack_source_records_total{labels} 20.0" in text
-        assert "fasttrack_source_last_success_timestamp" in text
+        told = scraped(metrics)
+        assert told['fasttrack_source_records_total{outcome="sent",source="orders"}'] == 20
+        assert told['fasttrack_source_lag{source="orders"}'] == 0
+        assert 'fasttrack_source_errors_total{source="orders"}' not in told
+        # A file that can't be read waits, and each attempt at it is counted.
+        (tmp_path / "in" / "c.csv").write_bytes(b"a,a\n1,2\n")
+        wait_for(lambda: scraped(metrics)['fasttrack_source_lag{source="orders"}'] == 1, "the broken file")
+        told = scraped(metrics)
+        assert told['fasttrack_source_errors_total{source="orders"}'] >= 1
+        # It is not at its end meanwhile, as the API is.
+        wait_for(lambda: succeeded(metrics, "payments") > succeeded(metrics, "orders") + 1, "the API")
+        identities += write(tmp_path / "in" / "c.csv", 20, 10)
+        mended = time.time()
+        wait_for(lambda: scraped(metrics)['fasttrack_source_lag{source="orders"}'] == 0, "the mended file")
+        wait_for(lambda: succeeded(metrics, "orders") > mended, "the end")
     finally:
         stop.set()
         running.join(60)
         metrics.close()
     assert not running.is_alive()
     once(sent(settings, case, "placed"), identities)
-    landed(case, settings, placed=20, paid=120)
+    landed(case, settings, placed=30, paid=120)
 
 
 def test_what_is_malformed_becomes_a_dead_letter_with_its_bytes(
@@ -232,9 +250,10 @@ def test_what_is_malformed_becomes_a_dead_letter_with_its_bytes(
     identities += write(tmp_path / "in" / "c.csv", 10, 10)
     code, out, err = Ingester(settings, file, until="end").finish()
     assert code == 7, err
-    report = json.loads(out)["sources"]["orders"]
-    assert (report["read"], report["unparsable"], list(report["broken"])) == (20, 2, ["b.csv"])
+    told = json.loads(out)["sources"]["orders"]
+    assert (told["read"], told["unparsable"], list(told["broken"])) == (20, 2, ["b.csv"])
     assert "b.csv: can't be read: the first row does not name each column once." in err
+    assert told["errors"] >= 1
     once(sent(settings, case, "placed"), identities)
     by_source = {m.source: m for m in sent(settings, case, "placed")}
     assert by_source["orders:a.csv:4"].value == broken[3].encode()
@@ -245,6 +264,10 @@ def test_what_is_malformed_becomes_a_dead_letter_with_its_bytes(
     identities += write(tmp_path / "in" / "b.csv", 20, 5)
     assert ingest(case, settings, until="end").complete
     once(sent(settings, case, "placed"), identities)
+    # One that grows after it was read has rows that nobody reads: that is no complete end.
+    write(tmp_path / "in" / "b.csv", 20, 7)
+    report = ingest(case, settings, until="end")
+    assert not report.complete and report.sources["orders"].broken == {"b.csv": "has changed since it was read."}
 
 
 def test_an_api_that_fails_now_and_then_loses_nothing(settings: Settings, tmp_path: Path, api: Api) -> None:
@@ -283,9 +306,8 @@ def test_a_server_that_goes_on_refusing_is_counted_and_given_up_at_the_end(
         assert 3 < time.time() - before < 60 and 4 <= len(api.headers) < 10
         told = scraped(metrics)
         assert told['fasttrack_source_errors_total{source="payments"}'] == len(api.headers) - 2
-        succeeded = told['fasttrack_source_last_success_timestamp{source="payments"}']
         # When the second page was confirmed, and not since.
-        assert succeeded < time.time() - 3
+        assert succeeded(metrics, "payments") < time.time() - 3
     finally:
         metrics.close()
     api.fault = lambda number, handler: False

@@ -170,6 +170,36 @@ def test_a_file_that_changes_after_it_was_read_is_told_of(tmp_path: Path, capfd:
     assert source.read(0) is None and source.read(0.1) is None
     said = capfd.readouterr().err
     assert said.count("a.jsonl: has changed since it was read; it is not read again.") == 1
+    assert dict(source.broken()) == {"a.jsonl": "has changed since it was read."} and source.failures()
+
+
+def test_a_file_that_goes_half_read_is_told_of_until_it_is_back(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_BATCH", 2)
+    path = write(tmp_path / "a.jsonl", "{}\n" * 5)
+    whole = reader(tmp_path)
+    whole.open(None)
+    first = whole.read(0)
+    assert first is not None
+    path.unlink()
+    later = reader(tmp_path)
+    records, position = everything(later, first.position)
+    assert (
+        records == []
+        and position is not None
+        and dict(later.broken()) == {"a.jsonl": "is gone, and only its first 2 rows were read."}
+    )
+    assert "a.jsonl: is gone, and only its first 2 rows were read. Put it back" in capfd.readouterr().err
+    assert len(later.failures()) >= 1
+    write(path, "{}\n" * 5)
+    again = reader(tmp_path)
+    rest, _ = everything(again, position)
+    assert [record.identity for record in rest] == [f"a.jsonl:{row}" for row in (3, 4, 5)] and again.broken() == {}
+    # Nothing more of it is wanted.
+    write(path, "")
+    given_up = reader(tmp_path)
+    assert everything(given_up, position)[0] == [] and given_up.broken() == {}
 
 
 def test_a_truncated_file_is_told_of_tried_again_and_stops_no_other(
@@ -183,7 +213,11 @@ def test_a_truncated_file_is_told_of_tried_again_and_stops_no_other(
     source = reader(tmp_path, "parquet")
     records, position = everything(source)
     assert [r.identity for r in records] == [f"b.parquet:{row}" for row in (1, 2, 3)]
-    assert list(source.broken()) == ["a.parquet"] and not source.waiting()
+    assert list(source.broken()) == ["a.parquet"] and not source.waiting() and source.lag() == 1
+    tried = len(source.failures())
+    assert tried >= 1 and source.failures() == []
+    while not source.failures():
+        assert source.read(0) is None
     assert "a.parquet: can't be read" in capfd.readouterr().err
     write(broken, good, age=3)
     assert [r.identity for r in everything(reader(tmp_path, "parquet"), position)[0]] == [

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from fasttrack.errors import ConfigurationError, FastTrackError
+from fasttrack.errors import ConfigurationError, DataQualityError, FastTrackError
 from fasttrack.ingest.sources.donefiles import MOST, DoneFiles
 from fasttrack.ingest.sources.folder import Folder, Found
 from fasttrack.ingest.sources.formats import READERS, Row
-from fasttrack.ingest.sources.source import Batch, Position, Record
+from fasttrack.ingest.sources.source import Batch, Failure, Position, Record
 from fasttrack.progress import note
 from fasttrack.usecase import UseCase
 from fasttrack.usecase.sources import FilesSource
 
 _BATCH = 4000
 _NAP_SECONDS = 0.2
+# What a file that isn't what it should be makes its reader raise.
+_UNREADABLE = (OSError, ValueError, LookupError, ArithmeticError, TypeError, pa.ArrowException, FastTrackError)
 
 
 class FilesReader:
@@ -45,6 +47,9 @@ class FilesReader:
         self._ready: list[Found] = []
         self._unsettled: dict[str, tuple[str, float]] = {}
         self._broken: dict[str, str] = {}
+        # Files of which something is unread, though there is nothing to try again.
+        self._amiss: dict[str, str] = {}
+        self._failures: list[Failure] = []
         self._told: set[tuple[str, str]] = set()
         self._current: tuple[Found, Iterator[Row]] | None = None
         self._listed = float("-inf")
@@ -74,16 +79,22 @@ class FilesReader:
         """Files stay where they are."""
 
     def lag(self) -> float | None:
-        """How many files wait."""
-        return len(self._ready) + len(self._unsettled) + (self._current is not None)
+        """How many files wait, those that can't be read included."""
+        waiting = {*(each.path for each in self._ready), *self._unsettled, *self._broken}
+        return len(waiting | ({self._current[0].path} if self._current else set()))
 
     def waiting(self) -> bool:
         """Whether a file is still being written."""
         return bool(self._unsettled)
 
     def broken(self) -> Mapping[str, str]:
-        """Files that can't be read."""
-        return self._broken
+        """Files that can't be read, changed after they were read, or went before they were read to their end."""
+        return self._broken | self._amiss
+
+    def failures(self) -> list[Failure]:
+        """Each attempt to read a broken file, and each look that found one that had changed or gone."""
+        told, self._failures = self._failures, []
+        return told
 
     def expected(self, identities: Collection[str]) -> set[str]:
         """Rows that were not read yet, of files that were not read to their end, broken ones included."""
@@ -114,10 +125,14 @@ class FilesReader:
         unsettled: dict[str, tuple[str, float]] = {}
         self._ready = []
         self._broken = {path: why for path, why in self._broken.items() if path in found}
+        self._amiss = {}
+        for path in self._begun.keys() - found.keys():
+            self._miss(path)
         for each in sorted(found.values(), key=lambda each: (each.changed, each.path)):
             if each.path in self._done:
                 if self._done.changed(each.path, each.state):
-                    self._tell(each, "has changed since it was read; it is not read again. Give it a new name.")
+                    self._fail(each, "has changed since it was read; it is not read again. Give it a new name.")
+                    self._amiss[each.path] = "has changed since it was read."
                 continue
             state, since = self._unsettled.get(each.path, ("", now))
             if state != each.state:
@@ -177,15 +192,7 @@ class FilesReader:
         except StopIteration:
             self._finish(each)
             return True
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            ArithmeticError,
-            TypeError,
-            pa.ArrowException,
-            FastTrackError,
-        ) as error:
+        except _UNREADABLE as error:
             if row:
                 self._begun[each.path] = row, each.state
             self._broke(each, error)
@@ -202,7 +209,21 @@ class FilesReader:
         self._current = None
         what = error.what if isinstance(error, FastTrackError) else str(error) or type(error).__name__
         self._broken[each.path] = what
-        self._tell(each, f"can't be read: {what} It is tried again at every look.")
+        self._fail(each, f"can't be read: {what} It is tried again at every look.")
+
+    def _miss(self, path: str) -> None:
+        """A file was begun and is gone: whether for good, nobody knows."""
+        row = self._begun[path][0]
+        self._amiss[path] = f"is gone, and only its first {row:,} rows were read."
+        self._fail(
+            Found(path, 0, 0),
+            f"{self._amiss[path]} Put it back; if the rest is not wanted, put one of its name there that has no rows.",
+        )
+
+    def _fail(self, each: Found, what: str) -> None:
+        """Tell of a file once, and count it each time."""
+        self._tell(each, what)
+        self._failures.append(Failure(DataQualityError(what, where=self._folder.where(each.path))))
 
     def _tell(self, each: Found, what: str) -> None:
         if (each.path, each.state) not in self._told:
