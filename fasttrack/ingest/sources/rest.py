@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fasttrack.errors import ConfigurationError, DataQualityError
-from fasttrack.ingest.sources.answers import Answer, Answers, PutOff, shown
+from fasttrack.errors import ConfigurationError, DataLossError, DataQualityError, FastTrackError, UnavailableError
+from fasttrack.ingest.sources.answers import Answer, Answers, PutOff, Refused, shown
 from fasttrack.ingest.sources.message import found, lookup
 from fasttrack.ingest.sources.source import Batch, Failure, Position, Record
 from fasttrack.progress import note
@@ -24,16 +24,17 @@ _NAP_SECONDS = 0.2
 _SHORTEST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 300.0
 
-#: How many records are remembered: of the last page where there is a cursor, else of the whole list (twice, while it is
-#: read). That is 800 kB of a checkpoint, below the megabyte that Kafka takes by default.
+#: How many records are remembered: of a page where there is a cursor, else of the whole list; twice, while the next one
+#: is read. That is 800 kB of a checkpoint, below the megabyte that Kafka takes by default.
 MOST = 25_000
 
 
 class RestReader:
     """Reads pages.
 
-    A record is new if no record with the same values was there before: in the page that the cursor stands at, or, for
-    an API without a cursor, in the whole list. A record that changes is sent again, as a new one.
+    A record is new if no record with the same values was there before: in the page that the cursor stands at or the
+    one before it, so that a page may begin with what the last one ended with; or, for an API without a cursor, in the
+    whole list. A record that changes is sent again, as a new one.
 
     Position: the cursor, the page's ETag, and the hashes of the records that are remembered.
 
@@ -145,16 +146,43 @@ class RestReader:
         url, parameters = self._page or self._source.url, {}
         if self._source.cursor is not None and self._cursor is not None:
             parameters = {self._source.cursor_parameter: self._cursor}
-        answer = self._answers.get(url, parameters, self._etag if self._page is None else None)
+        try:
+            answer = self._answers.get(url, parameters, self._etag if self._page is None else None)
+        except Refused as error:
+            raise self._refused(error) from error
         self._put_off, self._refusals = None, 0
-        if answer.document is None:
+        if answer.status == 304:
             self._rest()
             return None
-        records = self._new(self._list(answer))
+        records = self._new(() if answer.status == 204 else self._list(answer))
         cursor = self._cursor
         if self._turn(answer):
             self._rest()
         return Batch(records, self._position()) if records or self._cursor != cursor else None
+
+    def _refused(self, error: Refused) -> FastTrackError:
+        """What it means: an API may keep places in its list for some time only."""
+        if self._page is not None and error.code in (404, 410):
+            # What was read of the list is remembered.
+            return UnavailableError(
+                f"no longer has a page of its list (status {error.code}).", where=error.where,
+                fix="The list is read again from its first page.",
+            )  # fmt: skip
+        if self._cursor is None or error.code not in (400, 404, 410, 422):
+            return error
+        anew = (
+            "give the source another name: it is read from the beginning, and the drain knows what it has by event ids."
+        )
+        if error.code == 410:
+            return DataLossError(
+                f"no longer knows the cursor {self._cursor[:60]!r} (status 410).", where=error.where,
+                fix=anew.capitalize(),
+            )  # fmt: skip
+        return ConfigurationError(
+            error.what,
+            where=error.where,
+            fix=f"{error.fix} If it no longer knows the cursor {self._cursor[:60]!r}, {anew}",
+        )
 
     def _rest(self) -> None:
         self._due = time.monotonic() + self._source.poll.total_seconds()
@@ -202,10 +230,11 @@ class RestReader:
             following = str(cursor) if found(cursor) and cursor not in (None, "", False) else None
             if following is None or following == self._cursor:
                 # It stays here: what is added appears on this page, or behind it.
-                self._etag, self._before, self._now = answer.etag, self._now, {}
+                self._etag, self._before, self._now = answer.etag, self._now or self._before, {}
                 return True
             self._visit(following)
-            self._cursor, self._etag, self._before, self._now = following, None, {}, {}
+            # Many cursors are a time, "from here on": what the next page begins with was on this one.
+            self._cursor, self._etag, self._before, self._now = following, None, self._now or self._before, {}
             return False
         if answer.next is not None and answer.next != self._page:
             self._visit(answer.next)
