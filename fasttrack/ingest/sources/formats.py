@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from fasttrack.errors import DataQualityError
+from fasttrack.ingest.sources.documents import document
 
 #: A row: its values by name, or None and its bytes if it can't be read.
 Row = tuple[dict[str, Any] | None, bytes | None]
@@ -54,27 +54,9 @@ def jsonl(filesystem: pafs.FileSystem, path: str, skip: int) -> Iterator[Row]:
             continue
         number += 1
         if number > skip:
-            yield _document(line.rstrip(b"\r\n"))
-
-
-def _document(line: bytes) -> Row:
-    try:
-        # Not orjson: it rounds whole numbers beyond 64 bits, and takes the last of two fields of one name.
-        found = json.loads(line, parse_constant=_no_number, object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        return None, line
-    return (found, None) if isinstance(found, dict) else (None, line)
-
-
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(word)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is given twice")
-    return found
+            text = line.rstrip(b"\r\n")
+            fields = document(text)
+            yield fields, text if fields is None else None
 
 
 class _Physical:

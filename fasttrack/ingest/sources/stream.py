@@ -6,13 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from fasttrack.errors import AuthorizationError, ConfigurationError, DataLossError, UnavailableError
 from fasttrack.ingest.access import PASSING
 from fasttrack.ingest.broker import Broker, Offsets, Topic
 from fasttrack.ingest.security import security
+from fasttrack.ingest.sources.documents import document
 from fasttrack.ingest.sources.source import Batch, Position, Record
 from fasttrack.usecase import UseCase
 from fasttrack.usecase.sources import StreamSource
@@ -234,9 +234,4 @@ def _document(value: bytes | None) -> dict[str, Any] | None:
     """The JSON object in a message; None if it holds anything else. A schema registry's header is left out."""
     if value is None:
         return None
-    text = value[5:] if value[:1] == b"\0" and len(value) > 5 else value
-    try:
-        found = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return None
-    return found if isinstance(found, dict) else None
+    return document(value[5:] if value[:1] == b"\0" and len(value) > 5 else value)
