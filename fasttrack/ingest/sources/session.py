@@ -241,19 +241,19 @@ class _Way:
         self._unrecorded += len(messages)
         self._since_present += len(messages)
         if self._since_present > _BEHIND_THE_LAST:
-            self._forget()
+            self._forget(at_end=False)
         self._session.dealt_with(len(messages), skipped, unparsable)
         if self._unrecorded >= _CHECKPOINT_RECORDS or time.monotonic() - self._recorded > _CHECKPOINT_SECONDS:
             self.checkpoint()
 
-    def _forget(self) -> None:
+    def _forget(self, at_end: bool) -> None:
         """No longer look for what the source won't give again."""
         self._since_present = 0
         kept: set[bytes] = set()
         if isinstance(self._source, Unordered):
             names = {name: identity_of(name) for name in +self._present}
             expected = self._source.expected([identity for identity in names.values() if identity is not None])
-            kept = {name for name, identity in names.items() if identity is None or identity in expected}
+            kept = {name for name, one in names.items() if one in expected or (one is None and not at_end)}
         self._present = Counter({name: self._present[name] for name in kept})
 
     def _idle(self) -> bool:
@@ -263,7 +263,7 @@ class _Way:
         broken = dict(self._source.broken()) if isinstance(self._source, Unfinished) else {}
         self._session.report.broken = broken
         if self._given and not waiting and not broken and not (self._present and self._source.lag()):
-            self._present.clear()
+            self._forget(at_end=True)
         self._session.at_end(not waiting and not broken)
         if self._dirty:
             self.checkpoint()

@@ -106,7 +106,7 @@ class Failing(Protocol):
 
 @runtime_checkable
 class Unordered(Protocol):
-    """A source that, read again, may give other records in between: a file that came meanwhile with an older time."""
+    """A source that, read again, may give much else in between: an older file that came, another partition."""
 
     def expected(self, identities: Collection[str]) -> set[str]:
         """Those of the identities whose records are still to be given, as far as the source can tell by now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -195,6 +195,16 @@ class TopicReader:
         except (UnavailableError, KafkaException):
             return None
         return float(sum(max(0, span.latest - self._next.get(at[1], span.earliest)) for at, span in held.items()))
+
+    def expected(self, identities: Collection[str]) -> set[str]:
+        """Messages that were not read yet: partitions don't take turns in the same way again."""
+        ours, found = self._require_topic().id, set()
+        for identity in identities:
+            topic, _, place = identity.partition("/")
+            partition, _, offset = place.partition("/")
+            if topic == ours and offset.isdigit() and int(offset) >= self._next.get(int(partition), 0):
+                found.add(identity)
+        return found
 
     def close(self) -> None:
         """Let go of the connections."""
