@@ -71,7 +71,7 @@ class Session:
         """Ingest until the end or `stop`.
 
         Raises:
-            UnavailableError: until the end: something has not answered for as long as the broker's patience lasts.
+            UnavailableError, RateLimitError: until the end: no answer, or only "later", for the broker's patience.
             ConflictError: another ingester has taken the source over; a topic or schema differs from the use case's.
             DataLossError: the source no longer has what comes next, or the topic lost messages.
             FastTrackError: what else the source says that waiting doesn't mend.
