@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -21,7 +22,14 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from fasttrack.errors import ConfigurationError, ConflictError, DataQualityError, UnavailableError, UseCaseError
+from fasttrack.errors import (
+    ConfigurationError,
+    ConflictError,
+    DataQualityError,
+    RateLimitError,
+    UnavailableError,
+    UseCaseError,
+)
 from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.drain import drain
 from fasttrack.ingest.reconcile import reconcile
@@ -116,6 +124,19 @@ def total(settings: Settings, case: UseCase) -> int:
     return sum(o.latest for o in broker.offsets(broker.topics(map(case.topic, case.streams))).values())
 
 
+def scraped(metrics: Metrics) -> dict[str, float]:
+    """What Prometheus reads, without the use case's name."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    told = [re.sub(r',usecase="[^"]*"', "", line).rsplit(" ", 1) for line in lines if not line.startswith("#")]
+    return {name: float(value) for name, value in told}
+
+
+def succeeded(metrics: Metrics, source: str) -> float:
+    """When a source was last read to its end, or a batch of it confirmed."""
+    return scraped(metrics)[f'fasttrack_source_last_success_timestamp{{source="{source}"}}']
+
+
 def more_than(settings: Settings, case: UseCase, count: int) -> bool:
     return total(settings, case) > count
 
@@ -175,7 +196,10 @@ def test_a_signal_ends_it_with_everything_recorded(
     once(sent(settings, case, "placed"), identities)
 
 
-def test_it_goes_on_as_files_and_records_come(settings: Settings, tmp_path: Path, api: Api) -> None:
+def test_it_goes_on_as_files_and_records_come_and_tells_how_it_is(
+    settings: Settings, tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasttrack.ingest.sources.session._LAG_SECONDS", 0.1)
     file = declare(tmp_path, orders=folder(tmp_path / "in"), payments=rest(api))
     case = load(file)
     identities = write(tmp_path / "in" / "a.csv", 0, 10)
@@ -191,18 +215,28 @@ def test_it_goes_on_as_files_and_records_come(settings: Settings, tmp_path: Path
         identities += write(tmp_path / "in" / "b.csv", 10, 10)
         api.records = [payment(n) for n in range(120)]
         wait_for(lambda: sum(seen) == 140, "the second file and the API")
-        with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics") as answer:
-            text = answer.read().decode()
-        labels = f'{{outcome="sent",source="orders",usecase="{case.name}"}}'
-        assert f"fasttrack_source_records_total{labels} 20.0" in text
-        assert "fasttrack_source_last_success_timestamp" in text
+        told = scraped(metrics)
+        assert told['fasttrack_source_records_total{outcome="sent",source="orders"}'] == 20
+        assert told['fasttrack_source_lag{source="orders"}'] == 0
+        assert 'fasttrack_source_errors_total{source="orders"}' not in told
+        # A file that can't be read waits, and each attempt at it is counted.
+        (tmp_path / "in" / "c.csv").write_bytes(b"a,a\n1,2\n")
+        wait_for(lambda: scraped(metrics)['fasttrack_source_lag{source="orders"}'] == 1, "the broken file")
+        told = scraped(metrics)
+        assert told['fasttrack_source_errors_total{source="orders"}'] >= 1
+        # It is not at its end meanwhile, as the API is.
+        wait_for(lambda: succeeded(metrics, "payments") > succeeded(metrics, "orders") + 1, "the API")
+        identities += write(tmp_path / "in" / "c.csv", 20, 10)
+        mended = time.time()
+        wait_for(lambda: scraped(metrics)['fasttrack_source_lag{source="orders"}'] == 0, "the mended file")
+        wait_for(lambda: succeeded(metrics, "orders") > mended, "the end")
     finally:
         stop.set()
         running.join(60)
         metrics.close()
     assert not running.is_alive()
     once(sent(settings, case, "placed"), identities)
-    landed(case, settings, placed=20, paid=120)
+    landed(case, settings, placed=30, paid=120)
 
 
 def test_what_is_malformed_becomes_a_dead_letter_with_its_bytes(
@@ -216,9 +250,10 @@ def test_what_is_malformed_becomes_a_dead_letter_with_its_bytes(
     identities += write(tmp_path / "in" / "c.csv", 10, 10)
     code, out, err = Ingester(settings, file, until="end").finish()
     assert code == 7, err
-    report = json.loads(out)["sources"]["orders"]
-    assert (report["read"], report["unparsable"], list(report["broken"])) == (20, 2, ["b.csv"])
+    told = json.loads(out)["sources"]["orders"]
+    assert (told["read"], told["unparsable"], list(told["broken"])) == (20, 2, ["b.csv"])
     assert "b.csv: can't be read: the first row does not name each column once." in err
+    assert told["errors"] >= 1
     once(sent(settings, case, "placed"), identities)
     by_source = {m.source: m for m in sent(settings, case, "placed")}
     assert by_source["orders:a.csv:4"].value == broken[3].encode()
@@ -229,6 +264,10 @@ def test_what_is_malformed_becomes_a_dead_letter_with_its_bytes(
     identities += write(tmp_path / "in" / "b.csv", 20, 5)
     assert ingest(case, settings, until="end").complete
     once(sent(settings, case, "placed"), identities)
+    # One that grows after it was read has rows that nobody reads: that is no complete end.
+    write(tmp_path / "in" / "b.csv", 20, 7)
+    report = ingest(case, settings, until="end")
+    assert not report.complete and report.sources["orders"].broken == {"b.csv": "has changed since it was read."}
 
 
 def test_an_api_that_fails_now_and_then_loses_nothing(settings: Settings, tmp_path: Path, api: Api) -> None:
@@ -244,11 +283,35 @@ def test_an_api_that_fails_now_and_then_loses_nothing(settings: Settings, tmp_pa
 
     api.fault = fault
     report = ingest(case, settings, until="end")
-    assert report.complete and report.sources["payments"].errors == 3
+    assert report.complete and report.sources["payments"].errors == 4
     assert [m.event["event_id"] for m in sorted(sent(settings, case, "paid"), key=lambda m: m.event["delay"])] == [
         f"paid-{n}" for n in range(500)
     ]
     assert ingest(case, settings, until="end").sources["payments"].read == 0
+
+
+def test_a_server_that_goes_on_refusing_is_counted_and_given_up_at_the_end(
+    settings: Settings, tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasttrack.ingest.broker.PATIENCE_SECONDS", 3.0)
+    case = load(declare(tmp_path, payments=rest(api)))
+    api.records = [payment(n) for n in range(120)]
+    # The third page is refused.
+    api.fault = lambda number, handler: number > 2 and (send(handler, 429, b"", {"Retry-After": "0"}) or True)
+    metrics = Metrics(case.name, "127.0.0.1", 0)
+    try:
+        before = time.time()
+        with pytest.raises(RateLimitError, match="status 429"):
+            ingest(case, settings, until="end", metrics=metrics)
+        assert 3 < time.time() - before < 60 and 4 <= len(api.headers) < 10
+        told = scraped(metrics)
+        assert told['fasttrack_source_errors_total{source="payments"}'] == len(api.headers) - 2
+        # When the second page was confirmed, and not since.
+        assert succeeded(metrics, "payments") < time.time() - 3
+    finally:
+        metrics.close()
+    api.fault = lambda number, handler: False
+    assert ingest(case, settings, until="end").sources["payments"].sent == 20
 
 
 def test_a_checkpoint_that_was_lost_costs_nothing(settings: Settings, tmp_path: Path) -> None:
@@ -262,6 +325,26 @@ def test_a_checkpoint_that_was_lost_costs_nothing(settings: Settings, tmp_path: 
     identities += write(tmp_path / "in" / "b.csv", 5000, 10)
     report = ingest(case, settings, until="end").sources["orders"]
     assert (report.skipped, report.sent) == (5000, 10)
+    once(sent(settings, case, "placed"), identities)
+
+
+def test_an_older_file_that_comes_after_a_crash_repeats_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasttrack.ingest.sources.session._BEHIND_THE_LAST", 3000)
+    file = declare(tmp_path, orders=folder(tmp_path / "in"))
+    case = load(file)
+    identities = write(tmp_path / "in" / "b.csv", 0, 2000)
+    ingest(case, settings, until="end")
+    # As if it had been killed before it could record anything.
+    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    admin.delete_topics([f"{case.name}.sources"])[f"{case.name}.sources"].result(30)
+    wait_for(lambda: not Broker(settings.kafka).topics([f"{case.name}.sources"]), "the topic's end")
+    # Copied with its time (cp -p, tar, rsync -t), so it is read first.
+    identities += write(tmp_path / "in" / "a.csv", 2000, 9000)
+    os.utime(tmp_path / "in" / "a.csv", (1, 1))
+    report = ingest(case, settings, until="end").sources["orders"]
+    assert (report.skipped, report.sent) == (2000, 9000)
     once(sent(settings, case, "placed"), identities)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import time
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -17,12 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fasttrack.errors import ConfigurationError, DataQualityError, UnavailableError
+from fasttrack.ingest.contracts import TIMESTAMP
 from fasttrack.ingest.sources import donefiles, files
 from fasttrack.ingest.sources.donefiles import DoneFiles
 from fasttrack.ingest.sources.files import FilesReader
-from fasttrack.ingest.sources.formats import READERS
+from fasttrack.ingest.sources.formats import READERS, _values
+from fasttrack.ingest.sources.message import fit
 from fasttrack.ingest.sources.source import Position, Record, Unfinished
 from fasttrack.usecase.sources import FilesSource
+from fasttrack.usecase.streams import FieldContract
 from tests.unit.ingest_usecase import usecase
 from tests.unit.s3_server import BUCKET, s3_server
 
@@ -100,6 +106,24 @@ def test_from_every_position_the_rest_is_read(
     assert records == whole
 
 
+def test_the_rows_that_are_still_to_come_are_known_whatever_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_BATCH", 2)
+    for age, name in enumerate(("a", "b", "c")):
+        write(tmp_path / name, "{}\n" * 3, age=age)
+    write(tmp_path / "broken.gz", b"no archive", age=-1)
+    (tmp_path / "fresh").write_text("{}\n")
+    source = reader(tmp_path, settle="1h")
+    source.open(None)
+    rows = {f"{name}:{row}" for name in ("a", "b", "c", "broken.gz", "fresh", "gone") for row in (1, 2, 3)}
+    given = {f"gone:{row}" for row in (1, 2, 3)}
+    while batch := source.read(0):
+        given |= {record.identity for record in batch.records}
+        assert source.expected(rows) == rows - given
+    assert {path for path, _, _ in (row.partition(":") for row in rows - given)} == {"broken.gz", "fresh"}
+
+
 def test_what_is_being_written_is_left_alone(tmp_path: Path) -> None:
     fresh = tmp_path / "fresh.jsonl"
     fresh.write_text('{"n": 1}\n')
@@ -146,6 +170,36 @@ def test_a_file_that_changes_after_it_was_read_is_told_of(tmp_path: Path, capfd:
     assert source.read(0) is None and source.read(0.1) is None
     said = capfd.readouterr().err
     assert said.count("a.jsonl: has changed since it was read; it is not read again.") == 1
+    assert dict(source.broken()) == {"a.jsonl": "has changed since it was read."} and source.failures()
+
+
+def test_a_file_that_goes_half_read_is_told_of_until_it_is_back(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_BATCH", 2)
+    path = write(tmp_path / "a.jsonl", "{}\n" * 5)
+    whole = reader(tmp_path)
+    whole.open(None)
+    first = whole.read(0)
+    assert first is not None
+    path.unlink()
+    later = reader(tmp_path)
+    records, position = everything(later, first.position)
+    assert (
+        records == []
+        and position is not None
+        and dict(later.broken()) == {"a.jsonl": "is gone, and only its first 2 rows were read."}
+    )
+    assert "a.jsonl: is gone, and only its first 2 rows were read. Put it back" in capfd.readouterr().err
+    assert len(later.failures()) >= 1
+    write(path, "{}\n" * 5)
+    again = reader(tmp_path)
+    rest, _ = everything(again, position)
+    assert [record.identity for record in rest] == [f"a.jsonl:{row}" for row in (3, 4, 5)] and again.broken() == {}
+    # Nothing more of it is wanted.
+    write(path, "")
+    given_up = reader(tmp_path)
+    assert everything(given_up, position)[0] == [] and given_up.broken() == {}
 
 
 def test_a_truncated_file_is_told_of_tried_again_and_stops_no_other(
@@ -159,7 +213,11 @@ def test_a_truncated_file_is_told_of_tried_again_and_stops_no_other(
     source = reader(tmp_path, "parquet")
     records, position = everything(source)
     assert [r.identity for r in records] == [f"b.parquet:{row}" for row in (1, 2, 3)]
-    assert list(source.broken()) == ["a.parquet"] and not source.waiting()
+    assert list(source.broken()) == ["a.parquet"] and not source.waiting() and source.lag() == 1
+    tried = len(source.failures())
+    assert tried >= 1 and source.failures() == []
+    while not source.failures():
+        assert source.read(0) is None
     assert "a.parquet: can't be read" in capfd.readouterr().err
     write(broken, good, age=3)
     assert [r.identity for r in everything(reader(tmp_path, "parquet"), position)[0]] == [
@@ -235,9 +293,47 @@ def test_lines_that_are_no_json_objects_are_raw(tmp_path: Path) -> None:
 def test_parquet_times_keep_their_nanoseconds_for_the_drain_to_refuse(tmp_path: Path) -> None:
     moment = pa.timestamp("ns", "UTC")
     pq.write_table(pa.table({"t": pa.array([1_000], moment)}), tmp_path / "micro")
-    pq.write_table(pa.table({"t": pa.array([1_001], moment)}), tmp_path / "nano")
+    pq.write_table(pa.table({"t": pa.array([1_001, 1_000, None], moment)}), tmp_path / "nano")
     assert rows(tmp_path / "micro", "parquet")[0][0]["t"].isoformat() == "1970-01-01T00:00:00.000001+00:00"
-    assert rows(tmp_path / "nano", "parquet")[0][0]["t"] == "1970-01-01 00:00:00.000001001Z"
+    # Its neighbours stay what they are.
+    assert [fields["t"] for fields, _ in rows(tmp_path / "nano", "parquet")] == [
+        "1970-01-01 00:00:00.000001001Z", rows(tmp_path / "micro", "parquet")[0][0]["t"], None
+    ]  # fmt: skip
+
+
+@given(
+    st.integers(-(2**63), 2**63 - 1),
+    st.sampled_from(["s", "ms", "us", "ns"]),
+    st.sampled_from([None, "UTC", "Europe/Warsaw", "Mars/Base"]),
+)
+@settings(deadline=None, max_examples=200)
+def test_any_time_of_a_parquet_file_is_a_time_or_a_text_that_is_none(number: int, unit: str, zone: str | None) -> None:
+    column = pa.array([number, 0], pa.timestamp(unit, zone))
+    for values in (_values(column), [row["t"][0] for row in _values(pa.array([{"t": [t]} for t in column]))]):
+        found, epoch = (fit(FieldContract(type="timestamp"), value, False) for value in values)
+        assert epoch == ("1970-01-01T00:00:00Z" if zone else "1970-01-01T00:00:00")
+        if re.fullmatch(TIMESTAMP, found):
+            since = datetime.fromisoformat(found) - datetime(1970, 1, 1, tzinfo=UTC)
+            assert since == timedelta(
+                microseconds=number * 10**6 // {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+            )
+
+
+def test_a_parquet_value_that_python_does_not_know_stops_nothing(tmp_path: Path) -> None:
+    table = pa.table({
+        "day": pa.array([10**8, 0], pa.int32()).cast(pa.date32()),
+        "took": pa.array([2**62, 1], pa.duration("s")),
+        "text": pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 2, 3], np.int32)), pa.py_buffer(b"\xff\xfea")),
+    })  # fmt: skip
+    pq.write_table(table, write(tmp_path / "a.parquet", b""))
+    os.utime(tmp_path / "a.parquet", (AGES_AGO, AGES_AGO))
+    source = reader(tmp_path, "parquet")
+    records, _ = everything(source)
+    assert [record.fields for record in records] == [
+        {"day": "100000000 date32[day]", "took": "4611686018427387904 duration[s]", "text": "\udcff\udcfe"},
+        {"day": date(1970, 1, 1), "took": timedelta(seconds=1), "text": "a"},
+    ]
+    assert source.broken() == {}
 
 
 def test_names_are_chosen_by_a_pattern(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fasttrack.ingest.plan import partitions
 from fasttrack.ingest.rowcheck import Rejected, RowChecker
-from fasttrack.ingest.sources.message import Mapper, fit, source_header
+from fasttrack.ingest.sources.message import Mapper, fit, identity_of, source_header
 from fasttrack.ingest.sources.source import Record
 from fasttrack.usecase.sources import FilesSource, StreamSource
 from fasttrack.usecase.streams import FieldContract
@@ -182,6 +182,8 @@ def test_headers_are_short_and_name_the_source(identity: str) -> None:
     found = source_header("orders", identity)
     assert found.startswith(b"orders:") and len(found) <= 100
     assert found == source_header("orders", identity) != source_header("orders", identity + "x")
+    # What was not shortened can be had back.
+    assert identity_of(found) == (None if found.startswith(b"orders:sha256:") else identity)
 
 
 def test_the_event_is_readable_json() -> None:

@@ -6,12 +6,16 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fasttrack.errors import ConfigurationError, DataQualityError, FastTrackError, UnavailableError
+from fasttrack.errors import ConfigurationError, DataLossError, DataQualityError, FastTrackError, UnavailableError
 from fasttrack.ingest.sources import answers, rest
 from fasttrack.ingest.sources.rest import RestReader
 from fasttrack.ingest.sources.source import Position, Record
@@ -137,6 +141,49 @@ def test_a_server_that_asks_to_wait_is_left_alone(plain: Api, status: int, later
     assert moments[1] - moments[0] > 0.9
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Retry-After": "0"},
+        {"Retry-After": "soon"},
+        # By its own clock, which is behind ours: now.
+        {
+            "Retry-After": formatdate(time.time() - 3600, usegmt=True),
+            "Date": formatdate(time.time() - 3600, usegmt=True),
+        },
+    ],
+)
+def test_a_server_that_goes_on_refusing_is_asked_less_and_less_often(plain: Api, headers: dict[str, str]) -> None:
+    moments: list[float] = []
+
+    def busy(_: int, handler: BaseHTTPRequestHandler) -> bool:
+        moments.append(time.monotonic())
+        handler.send_response_only(429)
+        for name, value in {**headers, "Content-Length": "0"}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        return True
+
+    plain.fault = busy
+    source = reader(plain)
+    while len(moments) < 3:
+        assert source.read(0.1) is None and source.waiting()
+    assert moments[1] - moments[0] >= 0.5
+    assert moments[2] - moments[1] >= 1.0
+    told = source.failures()
+    assert [failure.error.status for failure in told] == [429] * 3 and source.failures() == []
+    assert told[0].lasts == 0 and told[2].lasts == pytest.approx(moments[2] - moments[0], abs=0.3)
+
+
+@given(st.integers(0, 2000))
+def test_when_to_come_back_is_told_by_the_servers_clock(seconds: int) -> None:
+    ahead = time.time() - 10**6
+    later = formatdate(ahead + seconds, usegmt=True)
+    assert answers._retry_after(later, formatdate(ahead, usegmt=True)) == pytest.approx(seconds, abs=1)
+    assert answers._retry_after(str(seconds), formatdate(ahead, usegmt=True)) == seconds
+
+
 def broken(status: int, body: bytes, headers: dict[str, str] | None = None) -> Any:
     def fault(_: int, handler: BaseHTTPRequestHandler) -> bool:
         send(handler, status, body, headers)
@@ -246,8 +293,82 @@ def test_a_cursor_that_stays_is_the_end() -> None:
             send(handler, 200, json.dumps({"data": {"items": [{"id": 5}]}, "next": {"cursor": "here"}}).encode())
             or True
         )
-        # The page is asked for once without and once with the cursor; it may hold the record twice.
-        assert len(drained(reader(api))[0]) == 2
+        # The page is asked for once without and once with the cursor, and holds the same record.
+        assert len(drained(reader(api))[0]) == 1
+
+
+@given(grows=st.lists(st.integers(1, 12), min_size=1, max_size=6), page=st.integers(2, 5), restarts=st.booleans())
+@settings(deadline=None, max_examples=5)
+def test_a_cursor_that_is_a_time_gives_each_record_once(grows: list[int], page: int, restarts: bool) -> None:
+    """Pages that begin with the record that the cursor was taken from, and whose last one has a cursor too."""
+    with serving(Api("cursor")) as api:
+        api.fault = partial(since, api, page)
+        source, position, records = reader(api), None, list[Record]()
+        for count in grows:
+            api.records += [{"id": len(api.records) + n} for n in range(count)]
+            if restarts and position is not None:
+                source = reader(api)
+                source.open(position)
+            found, position = drained(source)
+            records += found
+        assert values(records) == api.records
+
+
+def since(api: Api, page: int, _: int, handler: BaseHTTPRequestHandler) -> bool:
+    start = int(parse_qs(urlsplit(handler.path).query).get("cursor", ["0"])[0])
+    items = api.records[start : start + page]
+    document = {"data": {"items": items}, "next": {"cursor": items[-1]["id"] if items else None}}
+    send(handler, 200, json.dumps(document).encode())
+    return True
+
+
+@pytest.mark.parametrize("how", ["cursor", "link", "list"])
+def test_no_content_is_an_empty_answer(how: str) -> None:
+    with serving(Api(how, page=3)) as api:
+        source = reader(api)
+        silent = api.fault
+        api.fault = broken(204, b"")
+        assert drained(source)[0] == [] and not source.waiting()
+        api.records, api.fault = [{"id": n} for n in range(5)], silent
+        assert values(drained(source)[0]) == api.records
+        # Behind a cursor it means that nothing has been added; a list without one is empty then.
+        api.fault = broken(204, b"")
+        assert drained(source)[0] == []
+        api.records.append({"id": 5})
+        api.fault = silent
+        assert values(drained(source)[0]) == (api.records[5:] if how == "cursor" else api.records)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(410, DataLossError), (400, ConfigurationError), (404, ConfigurationError)]
+)
+def test_a_cursor_that_the_server_no_longer_knows(status: int, error: type[FastTrackError]) -> None:
+    with serving(Api("cursor", page=3)) as api:
+        api.records = [{"id": n} for n in range(5)]
+        _, position = drained(reader(api))
+        api.fault = lambda _, handler: "cursor" in handler.path and (send(handler, status, b"") or True)
+        later = reader(api)
+        later.open(position)
+        with pytest.raises(error, match=r"the cursor '3'.*(g|G)ive the source another name") as told:
+            later.read(0)
+        assert str(status) in str(told.value)
+        # What it says works: under another name there is no position.
+        api.fault = lambda _, handler: False
+        assert values(drained(reader(api))[0]) == api.records
+
+
+def test_a_page_of_a_list_that_is_gone_begins_the_list_anew() -> None:
+    with serving(Api("link", page=3)) as api:
+        api.records = [{"id": n} for n in range(5)]
+        api.fault = lambda _, handler: "cursor" in handler.path and (send(handler, 410, b"") or True)
+        source = reader(api)
+        first = source.read(0)
+        assert first is not None
+        with pytest.raises(UnavailableError, match="no longer has a page"):
+            source.read(0)
+        api.fault = lambda _, handler: False
+        source.open(first.position)
+        assert values(first.records + drained(source)[0]) == api.records
 
 
 def test_a_long_list_without_a_cursor_is_refused(plain: Api, monkeypatch: pytest.MonkeyPatch) -> None:

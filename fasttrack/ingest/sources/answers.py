@@ -19,6 +19,7 @@ MOST_BYTES = 64 * 2**20
 _MOST_REDIRECTS = 5
 _LONGEST_WAIT_SECONDS = 3600.0
 _PASSING = frozenset({408, 425, 500, 502, 503, 504})
+_EMPTY = frozenset({204, 205})
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Answer:
     """What a server said.
 
     Attributes:
-        document: the JSON value; None if nothing has changed (304).
+        document: the JSON value; None if there is none.
+        status: 304 if nothing has changed, 204 if there is nothing.
         etag: names this state of the page.
         next: the address of the next page, from the ``Link`` header.
     """
@@ -34,17 +36,32 @@ class Answer:
     document: Any
     etag: str | None
     next: str | None
+    status: int = 200
+
+
+class Refused(ConfigurationError):
+    """The server says that it won't answer this request.
+
+    Attributes:
+        code: the HTTP status.
+    """
+
+    def __init__(self, code: int, *, where: str) -> None:
+        super().__init__(
+            f"answers with status {code}.", where=where, fix="Check the source's `url` and the token's rights."
+        )
+        self.code = code
 
 
 class PutOff(RateLimitError):
     """The server asks to come back later.
 
     Attributes:
-        seconds: how much later.
+        seconds: how much later at least; 0 if it doesn't say.
     """
 
     def __init__(self, what: str, *, seconds: float, where: str) -> None:
-        super().__init__(what, where=where)
+        super().__init__(what, where=where, fix="Ask its owner for a higher limit, or raise `poll`.")
         self.seconds = seconds
 
 
@@ -67,7 +84,8 @@ class Answers:
         Raises:
             PutOff: 429, or 503 with the time to wait.
             UnavailableError: no answer, not in time, or one that is not JSON; asking again may help.
-            ConfigurationError: the server refuses the request, or leads elsewhere; asking again won't help.
+            Refused: the server refuses the request; asking again won't help.
+            ConfigurationError: the server leads elsewhere; asking again won't help.
             DataQualityError: the answer is larger than is read.
         """
         address = httpx.URL(url)
@@ -96,7 +114,9 @@ class Answers:
                     return address.join(response.headers["Location"])
                 self._check(response, where)
                 if response.status_code == 304:
-                    return Answer(None, etag, None)
+                    return Answer(None, etag, None, 304)
+                if response.status_code in _EMPTY:
+                    return Answer(None, response.headers.get("ETag"), None, 204)
                 body = self._read(response, where)
                 follow = response.links.get("next", {}).get("url")
                 return Answer(_parse(body, where), response.headers.get("ETag"), follow and str(address.join(follow)))
@@ -118,15 +138,13 @@ class Answers:
 
     def _check(self, response: httpx.Response, where: str) -> None:
         code = response.status_code
-        wait = _retry_after(response.headers.get("Retry-After"))
+        wait = _retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
         if code == 429 or (code == 503 and wait is not None):
-            raise PutOff(f"asks to wait (status {code}).", seconds=self._seconds if wait is None else wait, where=where)
+            raise PutOff(f"asks to wait (status {code}).", seconds=wait or 0.0, where=where)
         if code in _PASSING:
             raise UnavailableError(f"answers with status {code}.", where=where, fix="Look into the server's log.")
         if not response.is_success and code != 304:
-            raise ConfigurationError(
-                f"answers with status {code}.", where=where, fix="Check the source's `url` and the token's rights."
-            )
+            raise Refused(code, where=where)
 
     def _read(self, response: httpx.Response, where: str) -> bytes:
         body = bytearray()
@@ -165,16 +183,25 @@ def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON value")
 
 
-def _retry_after(text: str | None) -> float | None:
-    """Seconds from now; None if the header isn't there or can't be read."""
+def _retry_after(text: str | None, date: str | None) -> float | None:
+    """Seconds from now; None if the header isn't there or can't be read.
+
+    Args:
+        text: the header Retry-After.
+        date: the header Date: the server's clock, by which a moment is meant; ours may differ.
+    """
     if not text:
         return None
     try:
         if text.strip().isdigit():
             seconds = float(text)
         else:
-            moment = parsedate_to_datetime(text)
-            seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+            seconds = (_moment(text) - (_moment(date) if date else datetime.now(UTC))).total_seconds()
     except ValueError:
         return None
     return min(max(0.0, seconds), _LONGEST_WAIT_SECONDS)
+
+
+def _moment(text: str) -> datetime:
+    moment = parsedate_to_datetime(text)
+    return moment.replace(tzinfo=moment.tzinfo or UTC)

@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
-import fnmatch
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
-from fasttrack.errors import ConfigurationError, FastTrackError, UnavailableError
+from fasttrack.errors import ConfigurationError, DataQualityError, FastTrackError
 from fasttrack.ingest.sources.donefiles import MOST, DoneFiles
+from fasttrack.ingest.sources.folder import Folder, Found
 from fasttrack.ingest.sources.formats import READERS, Row
-from fasttrack.ingest.sources.source import Batch, Position, Record
+from fasttrack.ingest.sources.source import Batch, Failure, Position, Record
 from fasttrack.progress import note
 from fasttrack.usecase import UseCase
 from fasttrack.usecase.sources import FilesSource
 
 _BATCH = 4000
 _NAP_SECONDS = 0.2
-_PARTIAL = (".tmp", ".part", ".partial", ".crdownload", ".swp")
-
-
-@dataclass(frozen=True)
-class Found:
-    """A file as it was listed.
-
-    Attributes:
-        path: relative to the source's folder.
-        size: bytes.
-        changed: modification time, nanoseconds since 1970.
-    """
-
-    path: str
-    size: int
-    changed: int
-
-    @property
-    def state(self) -> str:
-        """Tells one content from another."""
-        return f"{self.size}/{self.changed}"
+# What a file that isn't what it should be makes its reader raise.
+_UNREADABLE = (OSError, ValueError, LookupError, ArithmeticError, TypeError, pa.ArrowException, FastTrackError)
 
 
 class FilesReader:
@@ -61,7 +38,7 @@ class FilesReader:
 
     def __init__(self, usecase: UseCase, name: str, source: FilesSource, environment: Mapping[str, str]) -> None:
         self._name, self._source = name, source
-        self._filesystem, self._root = _filesystem(source.path, environment, Path(usecase.base))
+        self._folder = Folder(name, source, Path(usecase.base), environment)
         self._settle = source.settle.total_seconds()
         self._poll = source.poll.total_seconds()
         self._done = DoneFiles()
@@ -70,6 +47,9 @@ class FilesReader:
         self._ready: list[Found] = []
         self._unsettled: dict[str, tuple[str, float]] = {}
         self._broken: dict[str, str] = {}
+        # Files of which something is unread, though there is nothing to try again.
+        self._amiss: dict[str, str] = {}
+        self._failures: list[Failure] = []
         self._told: set[tuple[str, str]] = set()
         self._current: tuple[Found, Iterator[Row]] | None = None
         self._listed = float("-inf")
@@ -80,14 +60,7 @@ class FilesReader:
         self._done = DoneFiles(place.get("done", ""))
         self._begun = {path: (row, state) for path, (row, state) in place.get("begun", {}).items()}
         self._current, self._ready, self._listed = None, [], float("-inf")
-        # A prefix of S3 need not be there yet, its bucket must.
-        s3 = self._source.path.startswith("s3://")
-        place_of_all = self._root.split("/", 1)[0] if s3 else self._root
-        if self._info(place_of_all).type != pafs.FileType.Directory:
-            raise ConfigurationError(
-                f"is no {'bucket' if s3 else 'folder'}.", where=self._where(),
-                fix="Make it, or mend the source's `path`.",
-            )  # fmt: skip
+        self._folder.require()
 
     def read(self, seconds: float) -> Batch | None:
         """As `Source.read`."""
@@ -106,25 +79,39 @@ class FilesReader:
         """Files stay where they are."""
 
     def lag(self) -> float | None:
-        """How many files wait."""
-        return len(self._ready) + len(self._unsettled) + (self._current is not None)
+        """How many files wait, those that can't be read included."""
+        waiting = {*(each.path for each in self._ready), *self._unsettled, *self._broken}
+        return len(waiting | ({self._current[0].path} if self._current else set()))
 
     def waiting(self) -> bool:
         """Whether a file is still being written."""
         return bool(self._unsettled)
 
     def broken(self) -> Mapping[str, str]:
-        """Files that can't be read."""
-        return self._broken
+        """Files that can't be read, changed after they were read, or went before they were read to their end."""
+        return self._broken | self._amiss
+
+    def failures(self) -> list[Failure]:
+        """Each attempt to read a broken file, and each look that found one that had changed or gone."""
+        told, self._failures = self._failures, []
+        return told
+
+    def expected(self, identities: Collection[str]) -> set[str]:
+        """Rows that were not read yet, of files that were not read to their end, broken ones included."""
+        to_come = [*self._ready, *([self._current[0]] if self._current else [])]
+        paths = {*(each.path for each in to_come), *self._unsettled, *self._broken, *self._begun}
+        found = set()
+        for identity in identities:
+            path, _, row = identity.rpartition(":")
+            if path in paths and row.isdigit() and int(row) > self._begun.get(path, (0, ""))[0]:
+                found.add(identity)
+        return found
 
     def close(self) -> None:
         """As `Source.close`."""
         if self._current is not None:
             _end(self._current[1])
             self._current = None
-
-    def _where(self, path: str = "") -> str:
-        return f"source {self._name}, {self._source.path.rstrip('/')}{'/' + path if path else ''}"
 
     def _pause(self) -> float:
         # Who waits for a file to settle looks again when it may have.
@@ -133,15 +120,19 @@ class FilesReader:
     def _list(self) -> None:
         """Find the files that can be read now."""
         now = time.monotonic()
-        found = {each.path: each for each in self._look()}
+        found = {each.path: each for each in self._folder.look()}
         self._listed = now
         unsettled: dict[str, tuple[str, float]] = {}
         self._ready = []
         self._broken = {path: why for path, why in self._broken.items() if path in found}
+        self._amiss = {}
+        for path in self._begun.keys() - found.keys():
+            self._miss(path)
         for each in sorted(found.values(), key=lambda each: (each.changed, each.path)):
             if each.path in self._done:
                 if self._done.changed(each.path, each.state):
-                    self._tell(each, "has changed since it was read; it is not read again. Give it a new name.")
+                    self._fail(each, "has changed since it was read; it is not read again. Give it a new name.")
+                    self._amiss[each.path] = "has changed since it was read."
                 continue
             state, since = self._unsettled.get(each.path, ("", now))
             if state != each.state:
@@ -155,27 +146,6 @@ class FilesReader:
         self._unsettled = unsettled
         self._bound(found)
 
-    def _look(self) -> Iterator[Found]:
-        selector = pafs.FileSelector(self._root, allow_not_found=True, recursive=True)
-        for entry in self._info(selector):
-            path = entry.path.removeprefix(self._root).lstrip("/")
-            if entry.type == pafs.FileType.File and self._wanted(path):
-                yield Found(path, entry.size, entry.mtime_ns or 0)
-
-    def _info(self, place: str | pafs.FileSelector) -> Any:
-        try:
-            return self._filesystem.get_file_info(place)
-        except OSError as error:
-            raise UnavailableError(
-                f"can't be listed: {error}.", where=self._where(), fix="Check address and rights."
-            ) from error
-
-    def _wanted(self, path: str) -> bool:
-        parts = path.split("/")
-        if any(part.startswith((".", "_")) for part in parts) or path.lower().endswith(_PARTIAL):
-            return False
-        return fnmatch.fnmatchcase(path if "/" in self._source.glob else parts[-1], self._source.glob)
-
     def _bound(self, there: Mapping[str, Found]) -> None:
         """Forget files that are gone, but only when there are too many: a folder may look empty for a moment."""
         if len(self._done) + len(self._ready) <= MOST:
@@ -183,7 +153,7 @@ class FilesReader:
         self._done.keep(there)
         if len(self._done) + len(self._ready) > MOST:
             raise ConfigurationError(
-                f"holds more than {MOST:,} files.", where=self._where(),
+                f"holds more than {MOST:,} files.", where=self._folder.where(),
                 fix="Move away those that were read, or make several sources with narrower paths.",
             )  # fmt: skip
 
@@ -198,15 +168,13 @@ class FilesReader:
 
     def _begin(self, each: Found) -> bool:
         """Start to read a file, unless it has changed since it was listed."""
-        path = f"{self._root}/{each.path}"
-        now = self._info(path)
-        if (now.size, now.mtime_ns or 0) != (each.size, each.changed):
+        if not self._folder.unchanged(each):
             self._unsettled[each.path] = (each.state, time.monotonic())
             return False
         row, state = self._begun.get(each.path, (0, each.state))
         if state != each.state:
             self._tell(each, f"has changed since its first {row:,} rows were read; it is read on from there.")
-        self._current = each, READERS[self._source.format](self._filesystem, path, row)
+        self._current = each, READERS[self._source.format](self._folder.filesystem, self._folder.place(each.path), row)
         return True
 
     def _fill(self, records: list[Record]) -> bool:
@@ -224,7 +192,7 @@ class FilesReader:
         except StopIteration:
             self._finish(each)
             return True
-        except (OSError, ValueError, pa.ArrowException, FastTrackError) as error:
+        except _UNREADABLE as error:
             if row:
                 self._begun[each.path] = row, each.state
             self._broke(each, error)
@@ -241,12 +209,26 @@ class FilesReader:
         self._current = None
         what = error.what if isinstance(error, FastTrackError) else str(error) or type(error).__name__
         self._broken[each.path] = what
-        self._tell(each, f"can't be read: {what} It is tried again at every look.")
+        self._fail(each, f"can't be read: {what} It is tried again at every look.")
+
+    def _miss(self, path: str) -> None:
+        """A file was begun and is gone: whether for good, nobody knows."""
+        row = self._begun[path][0]
+        self._amiss[path] = f"is gone, and only its first {row:,} rows were read."
+        self._fail(
+            Found(path, 0, 0),
+            f"{self._amiss[path]} Put it back; if the rest is not wanted, put one of its name there that has no rows.",
+        )
+
+    def _fail(self, each: Found, what: str) -> None:
+        """Tell of a file once, and count it each time."""
+        self._tell(each, what)
+        self._failures.append(Failure(DataQualityError(what, where=self._folder.where(each.path))))
 
     def _tell(self, each: Found, what: str) -> None:
         if (each.path, each.state) not in self._told:
             self._told.add((each.path, each.state))
-            note(f"{self._where(each.path)}: {what}")
+            note(f"{self._folder.where(each.path)}: {what}")
 
     def _position(self) -> Position:
         return {"done": self._done.pack(), "begun": {path: list(place) for path, place in self._begun.items()}}
@@ -256,24 +238,3 @@ def _end(rows: Iterator[Row]) -> None:
     close = getattr(rows, "close", None)
     if close is not None:
         close()
-
-
-def _filesystem(path: str, environment: Mapping[str, str], base: Path) -> tuple[pafs.FileSystem, str]:
-    """Where a source's files are; a relative path counts from the use case's file."""
-    if not path.startswith("s3://"):
-        return pafs.LocalFileSystem(), str((base / Path(path).expanduser()).absolute())
-    options = {
-        "access_key": environment.get("AWS_ACCESS_KEY_ID"),
-        "secret_key": environment.get("AWS_SECRET_ACCESS_KEY"),
-        "session_token": environment.get("AWS_SESSION_TOKEN"),
-        "region": environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"),
-    }
-    if endpoint := environment.get("AWS_ENDPOINT_URL"):
-        address = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
-        options |= {"endpoint_override": address.netloc, "scheme": address.scheme}
-        options["region"] = options["region"] or "us-east-1"
-    try:
-        filesystem = pafs.S3FileSystem(**{key: value for key, value in options.items() if value})
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"S3: {error}.", where=path, fix="Check AWS_ENDPOINT_URL and the keys.") from error
-    return filesystem, path.removeprefix("s3://").rstrip("/")

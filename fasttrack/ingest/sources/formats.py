@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from fasttrack.errors import DataQualityError
+from fasttrack.ingest.sources.documents import document
 
 #: A row: its values by name, or None and its bytes if it can't be read.
 Row = tuple[dict[str, Any] | None, bytes | None]
@@ -22,6 +24,8 @@ _BLOCK = 2**20
 _LONGEST_LINE = 64 * 2**20
 _PARQUET_ROWS = 4096
 _BOM = b"\xef\xbb\xbf"
+# What pyarrow raises for a value that it can't make a Python object of: dates, zones, text that is no UTF-8.
+_UNKNOWN = (ArithmeticError, LookupError, ValueError)
 
 
 def _lines(filesystem: pafs.FileSystem, path: str) -> Iterator[bytes]:
@@ -50,27 +54,9 @@ def jsonl(filesystem: pafs.FileSystem, path: str, skip: int) -> Iterator[Row]:
             continue
         number += 1
         if number > skip:
-            yield _document(line.rstrip(b"\r\n"))
-
-
-def _document(line: bytes) -> Row:
-    try:
-        # Not orjson: it rounds whole numbers beyond 64 bits, and takes the last of two fields of one name.
-        found = json.loads(line, parse_constant=_no_number, object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        return None, line
-    return (found, None) if isinstance(found, dict) else (None, line)
-
-
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(word)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is given twice")
-    return found
+            text = line.rstrip(b"\r\n")
+            fields = document(text)
+            yield fields, text if fields is None else None
 
 
 class _Physical:
@@ -176,14 +162,44 @@ def parquet(filesystem: pafs.FileSystem, path: str, skip: int) -> Iterator[Row]:
 
 
 def _values(column: pa.Array) -> list[Any]:
+    if pa.types.is_timestamp(column.type) and column.type.tz:
+        # It is the same moment; the zone only says how to show it, and Python may not know it.
+        column = column.cast(pa.timestamp(column.type.unit, "UTC"))
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-        try:
-            column = column.cast(pa.timestamp("us", column.type.tz))
-        except pa.ArrowInvalid:
-            # Python has no nanoseconds: the text has, and the contract refuses them.
-            column = column.cast(pa.string())
-    found: list[Any] = column.to_pylist()
+        return _to_the_nanosecond(column)
+    try:
+        found: list[Any] = column.to_pylist()
+    except _UNKNOWN:
+        found = [_value(scalar) for scalar in column]
     return found
+
+
+def _to_the_nanosecond(column: pa.Array) -> list[Any]:
+    """Python has no nanoseconds: where there are some, the text has them, and the contract refuses them."""
+    rounded = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    found: list[Any] = rounded.to_pylist()
+    finer = pc.not_equal(column.cast(pa.int64()), pc.multiply(rounded.cast(pa.int64()), 1000))
+    for at in np.flatnonzero(finer.fill_null(False).to_numpy(zero_copy_only=False)).tolist():
+        found[at] = column[at].cast(pa.string()).as_py()
+    return found
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    """A value; one that Python can't hold (a year beyond 9999) as a text that no contract takes for a time."""
+    try:
+        return scalar.as_py()
+    except _UNKNOWN:
+        if isinstance(scalar, pa.DictionaryScalar):
+            return _value(scalar.value)
+        if isinstance(scalar, pa.StructScalar):
+            return {name: _value(scalar[name]) for name in scalar}
+        if isinstance(scalar, pa.ListScalar):
+            return [_value(each) for each in scalar]
+        if isinstance(scalar, pa.StringScalar):
+            return scalar.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
+        if isinstance(scalar, pa.TimestampScalar) and scalar.type.tz != "UTC":
+            return _value(scalar.cast(pa.timestamp(scalar.type.unit, "UTC")))
+        return f"{scalar.value} {scalar.type}"
 
 
 READERS: dict[str, Reader] = {"csv": comma_separated, "jsonl": jsonl, "parquet": parquet}

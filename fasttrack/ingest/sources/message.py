@@ -57,6 +57,12 @@ def source_header(name: str, identity: str) -> bytes:
     return f"{name}:sha256:{digest}".encode()
 
 
+def identity_of(header: bytes) -> str | None:
+    """The identity that `source_header` was given; None if only its SHA-256 is left."""
+    identity = header.decode("utf-8", "surrogateescape").partition(":")[2]
+    return None if identity.startswith("sha256:") else identity
+
+
 class Mapper:
     """Makes messages of a source's records.
 

@@ -5,31 +5,36 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import random
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fasttrack.errors import ConfigurationError, DataQualityError
-from fasttrack.ingest.sources.answers import Answer, Answers, PutOff, shown
+from fasttrack.errors import ConfigurationError, DataLossError, DataQualityError, FastTrackError, UnavailableError
+from fasttrack.ingest.sources.answers import Answer, Answers, PutOff, Refused, shown
 from fasttrack.ingest.sources.message import found, lookup
-from fasttrack.ingest.sources.source import Batch, Position, Record
+from fasttrack.ingest.sources.source import Batch, Failure, Position, Record
 from fasttrack.progress import note
 from fasttrack.usecase import UseCase
 from fasttrack.usecase.sources import RestSource
 
 _HASH_BYTES = 12
 _NAP_SECONDS = 0.2
+# Where a server doesn't say for how long it wants to be left alone: the first wait, and the longest.
+_SHORTEST_WAIT_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 300.0
 
-#: How many records are remembered: of the last page where there is a cursor, else of the whole list (twice, while it is
-#: read). That is 800 kB of a checkpoint, below the megabyte that Kafka takes by default.
+#: How many records are remembered: of a page where there is a cursor, else of the whole list; twice, while the next one
+#: is read. That is 800 kB of a checkpoint, below the megabyte that Kafka takes by default.
 MOST = 25_000
 
 
 class RestReader:
     """Reads pages.
 
-    A record is new if no record with the same values was there before: in the page that the cursor stands at, or, for
-    an API without a cursor, in the whole list. A record that changes is sent again, as a new one.
+    A record is new if no record with the same values was there before: in the page that the cursor stands at or the
+    one before it, so that a page may begin with what the last one ended with; or, for an API without a cursor, in the
+    whole list. A record that changes is sent again, as a new one.
 
     Position: the cursor, the page's ETag, and the hashes of the records that are remembered.
 
@@ -60,7 +65,10 @@ class RestReader:
         self._page: str | None = None
         self._visited: set[str] = set()
         self._due = float("-inf")
-        self._put_off = False
+        # Since when it has been asking to come later, and how often it did.
+        self._put_off: float | None = None
+        self._refusals = 0
+        self._failures: list[Failure] = []
 
     def open(self, position: Position | None) -> None:
         """As `Source.open`; nothing is asked yet."""
@@ -73,7 +81,7 @@ class RestReader:
         raw = base64.b64decode(place.get("sent", ""))
         self._before = {raw[at : at + _HASH_BYTES]: None for at in range(0, len(raw), _HASH_BYTES)}
         self._now, self._page, self._visited = {}, None, set()
-        self._due, self._put_off = float("-inf"), False
+        self._due, self._put_off, self._refusals = float("-inf"), None, 0
         self.close()
         self._answers = Answers(self._source.url, self._token, self._source.timeout.total_seconds())
 
@@ -103,7 +111,12 @@ class RestReader:
 
     def waiting(self) -> bool:
         """Whether the server has asked to come later, or a list was not read to its last page yet."""
-        return self._put_off or self._page is not None
+        return self._put_off is not None or self._page is not None
+
+    def failures(self) -> list[Failure]:
+        """Each time that the server asked to come later."""
+        told, self._failures = self._failures, []
+        return told
 
     def broken(self) -> Mapping[str, str]:
         """Nothing: an answer that can't be read is asked for again."""
@@ -116,9 +129,16 @@ class RestReader:
             self._answers = None
 
     def _wait(self, later: PutOff) -> None:
-        if not self._put_off:
+        now = time.monotonic()
+        if self._put_off is None:
             note(f"source {self._name}: {later}")
-        self._put_off, self._due = True, time.monotonic() + later.seconds
+            self._put_off = now
+        self._failures.append(Failure(later, now - self._put_off))
+        # It may say nothing, or zero, and then it still wants to be asked less often. Some of it by chance, so that
+        # many who were refused together don't come back together.
+        longest = min(_LONGEST_WAIT_SECONDS, _SHORTEST_WAIT_SECONDS * 2.0 ** min(self._refusals, 20))
+        self._refusals += 1
+        self._due = now + max(later.seconds * random.uniform(1.0, 1.1), random.uniform(longest / 2, longest))
 
     def _ask(self) -> Batch | None:
         """One page; None if it holds nothing new and the position is the one before."""
@@ -126,16 +146,43 @@ class RestReader:
         url, parameters = self._page or self._source.url, {}
         if self._source.cursor is not None and self._cursor is not None:
             parameters = {self._source.cursor_parameter: self._cursor}
-        answer = self._answers.get(url, parameters, self._etag if self._page is None else None)
-        self._put_off = False
-        if answer.document is None:
+        try:
+            answer = self._answers.get(url, parameters, self._etag if self._page is None else None)
+        except Refused as error:
+            raise self._refused(error) from error
+        self._put_off, self._refusals = None, 0
+        if answer.status == 304:
             self._rest()
             return None
-        records = self._new(self._list(answer))
+        records = self._new(() if answer.status == 204 else self._list(answer))
         cursor = self._cursor
         if self._turn(answer):
             self._rest()
         return Batch(records, self._position()) if records or self._cursor != cursor else None
+
+    def _refused(self, error: Refused) -> FastTrackError:
+        """What it means: an API may keep places in its list for some time only."""
+        if self._page is not None and error.code in (404, 410):
+            # What was read of the list is remembered.
+            return UnavailableError(
+                f"no longer has a page of its list (status {error.code}).", where=error.where,
+                fix="The list is read again from its first page.",
+            )  # fmt: skip
+        if self._cursor is None or error.code not in (400, 404, 410, 422):
+            return error
+        anew = (
+            "give the source another name: it is read from the beginning, and the drain knows what it has by event ids."
+        )
+        if error.code == 410:
+            return DataLossError(
+                f"no longer knows the cursor {self._cursor[:60]!r} (status 410).", where=error.where,
+                fix=anew.capitalize(),
+            )  # fmt: skip
+        return ConfigurationError(
+            error.what,
+            where=error.where,
+            fix=f"{error.fix} If it no longer knows the cursor {self._cursor[:60]!r}, {anew}",
+        )
 
     def _rest(self) -> None:
         self._due = time.monotonic() + self._source.poll.total_seconds()
@@ -183,10 +230,11 @@ class RestReader:
             following = str(cursor) if found(cursor) and cursor not in (None, "", False) else None
             if following is None or following == self._cursor:
                 # It stays here: what is added appears on this page, or behind it.
-                self._etag, self._before, self._now = answer.etag, self._now, {}
+                self._etag, self._before, self._now = answer.etag, self._now or self._before, {}
                 return True
             self._visit(following)
-            self._cursor, self._etag, self._before, self._now = following, None, {}, {}
+            # Many cursors are a time, "from here on": what the next page begins with was on this one.
+            self._cursor, self._etag, self._before, self._now = following, None, self._now or self._before, {}
             return False
         if answer.next is not None and answer.next != self._page:
             self._visit(answer.next)

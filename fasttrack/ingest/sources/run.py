@@ -71,6 +71,7 @@ def ingest(
     Raises:
         UseCaseError: there is no such source, or none at all.
         UnavailableError: the broker isn't there, or (until the end) something has not answered for a minute.
+        RateLimitError: until the end: a server has asked to come back later for a minute, and does so still.
         FastTrackError: a source failed in a way that waiting doesn't mend; the others were stopped (until the end:
             finished) before.
     """

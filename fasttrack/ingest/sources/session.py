@@ -14,10 +14,10 @@ from fasttrack.ingest import schemas
 from fasttrack.ingest.broker import Broker, Topic
 from fasttrack.ingest.sources.checkpoints import Checkpoint, Checkpoints, sent_since
 from fasttrack.ingest.sources.connect import connect
-from fasttrack.ingest.sources.message import Mapper
+from fasttrack.ingest.sources.message import Mapper, identity_of
 from fasttrack.ingest.sources.report import SourceReport
 from fasttrack.ingest.sources.sender import Sender
-from fasttrack.ingest.sources.source import Batch, Position, Source, Unfinished
+from fasttrack.ingest.sources.source import Batch, Failing, Failure, Position, Source, Unfinished, Unordered
 from fasttrack.progress import note
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
@@ -32,7 +32,8 @@ _CHECKPOINT_SECONDS = 2.0
 _CHECKPOINT_RECORDS = 50_000
 _LAG_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 30.0
-# What was sent before a crash lies close together in the source: this far behind the last of it, none is left.
+# What was sent before a crash lies close together where a source keeps its order: this far behind the last of it, none
+# is left. One that doesn't keep it is asked.
 _BEHIND_THE_LAST = 100_000
 _LONG_SCAN = 100_000
 
@@ -70,7 +71,7 @@ class Session:
         """Ingest until the end or `stop`.
 
         Raises:
-            UnavailableError: until the end: something has not answered for as long as the broker's patience lasts.
+            UnavailableError, RateLimitError: until the end: no answer, or only "later", for the broker's patience.
             ConflictError: another ingester has taken the source over; a topic or schema differs from the use case's.
             DataLossError: the source no longer has what comes next, or the topic lost messages.
             FastTrackError: what else the source says that waiting doesn't mend.
@@ -94,11 +95,17 @@ class Session:
         longest = min(_LONGEST_WAIT_SECONDS, 0.5 * 2 ** min(self._failures, 10))
         self._stop.wait(random.uniform(longest / 2, longest))
 
-    def _stalled(self, error: UnavailableError) -> None:
-        """Tell of an outage; until the end, give up after the broker's patience."""
+    def failed(self, failure: Failure) -> None:
+        """Count what the source itself tries again; until the end, give up on what lasts longer than patience."""
         self.report.errors += 1
         if self._metrics:
             self._metrics.failed(self._name)
+        if self._until == "end" and failure.lasts > self._broker.patience:
+            raise failure.error
+
+    def _stalled(self, error: UnavailableError) -> None:
+        """Tell of an outage; until the end, give up after the broker's patience."""
+        self.failed(Failure(error))
         if self._until == "end" and time.monotonic() - self._moved > self._broker.patience:
             raise error
         note(f"source {self._name}: {error.where or ''}: {error.what} It is tried again.")
@@ -154,10 +161,10 @@ class Session:
                 self._metrics.count(self._name, outcome, count)
             self._metrics.succeeded(self._name)
 
-    def at_end(self) -> None:
-        """The source has nothing more at this moment."""
+    def at_end(self, whole: bool) -> None:
+        """The source gives nothing more at this moment; `whole`: nor is anything missing of what it holds."""
         self._failures, self._moved = 0, time.monotonic()
-        if self._metrics:
+        if self._metrics and whole:
             self._metrics.succeeded(self._name)
 
     def lags(self, waiting: float | None) -> None:
@@ -207,6 +214,8 @@ class _Way:
         """Read and send until the end or a stop."""
         while not self._session.stopping:
             batch = self._source.read(_READ_SECONDS)
+            for failure in self._source.failures() if isinstance(self._source, Failing) else ():
+                self._session.failed(failure)
             if batch is not None:
                 self._take(batch)
             elif self._idle():
@@ -232,10 +241,20 @@ class _Way:
         self._unrecorded += len(messages)
         self._since_present += len(messages)
         if self._since_present > _BEHIND_THE_LAST:
-            self._present.clear()
+            self._forget(at_end=False)
         self._session.dealt_with(len(messages), skipped, unparsable)
         if self._unrecorded >= _CHECKPOINT_RECORDS or time.monotonic() - self._recorded > _CHECKPOINT_SECONDS:
             self.checkpoint()
+
+    def _forget(self, at_end: bool) -> None:
+        """No longer look for what the source won't give again."""
+        self._since_present = 0
+        kept: set[bytes] = set()
+        if isinstance(self._source, Unordered):
+            names = {name: identity_of(name) for name in +self._present}
+            expected = self._source.expected([identity for identity in names.values() if identity is not None])
+            kept = {name for name, one in names.items() if one in expected or (one is None and not at_end)}
+        self._present = Counter({name: self._present[name] for name in kept})
 
     def _idle(self) -> bool:
         """The source gave nothing: whether that was all."""
@@ -244,8 +263,8 @@ class _Way:
         broken = dict(self._source.broken()) if isinstance(self._source, Unfinished) else {}
         self._session.report.broken = broken
         if self._given and not waiting and not broken and not (self._present and self._source.lag()):
-            self._present.clear()
-        self._session.at_end()
+            self._forget(at_end=True)
+        self._session.at_end(not waiting and not broken)
         if self._dirty:
             self.checkpoint()
         if not self._session.ends or waiting:

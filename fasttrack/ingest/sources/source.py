@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+from fasttrack.errors import FastTrackError
 
 #: Where to go on reading: JSON values that only the source itself understands.
 Position = Mapping[str, Any]
@@ -40,7 +42,8 @@ class Batch:
 class Source(Protocol):
     """A connection to a source.
 
-    Reading is repeatable: what was not `committed` is read again after `open`, with the same identities.
+    Reading is repeatable: what was not `committed` is read again after `open`, with the same identities and in the same
+    order; or else the source is `Unordered`.
     """
 
     def open(self, position: Position | None) -> None:
@@ -78,3 +81,32 @@ class Unfinished(Protocol):
 
     def broken(self) -> Mapping[str, str]:
         """What can't be read now and is tried again later: its name and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that went wrong and that the source itself tries again.
+
+    Attributes:
+        error: what.
+        lasts: seconds for which it has been so; 0 if nobody who waits for the source's end need give up for it.
+    """
+
+    error: FastTrackError
+    lasts: float = 0.0
+
+
+@runtime_checkable
+class Failing(Protocol):
+    """A source that tries again by itself, and tells."""
+
+    def failures(self) -> list[Failure]:
+        """What went wrong since it was asked before, each attempt once."""
+
+
+@runtime_checkable
+class Unordered(Protocol):
+    """A source that, read again, may give much else in between: an older file that came, another partition."""
+
+    def expected(self, identities: Collection[str]) -> set[str]:
+        """Those of the identities whose records are still to be given, as far as the source can tell by now."""
