@@ -177,7 +177,7 @@ def drain(
         NotFoundError: a topic is missing.
         DataLossError: the broker no longer has events that the lake lacks, or a topic was deleted meanwhile.
         StorageError: the lake can't be written; nothing is lost, drain again.
-        UnavailableError: broker, schema registry or object store do not answer for a minute or two; nothing is lost,
+        UnavailableError: broker, schema registry or object store do not answer for minutes; nothing is lost,
             drain again.
         KeyboardInterrupt: Ctrl-C before the end, after what was buffered is committed.
         ConfigurationError: the metrics can't be served there.

@@ -29,6 +29,8 @@ from fasttrack.progress import note
 # So few that they are still in the processor's cache when they are looked at; 20,000 cost twice as much each.
 _FETCH = 500
 _POLL_SECONDS = 0.1
+# Nobody waits for an answer, and a broker that is killed again and again answers one worker and not the other.
+_PATIENCE_SECONDS = 180.0
 _TELL_SECONDS = 5.0
 # Of a worker's partitions together.
 _BUFFER_BYTES = 128 * 2**20
@@ -49,7 +51,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._streams = {topic.name: name for name, topic in job.topics.items()}
-        self._broker = Broker.at(job.settings)
+        self._broker = Broker.at(job.settings, _PATIENCE_SECONDS)
         self._contexts = {name: StreamContext(job.usecase, job.settings, name) for name in job.topics}
         self._buffers: dict[tuple[str, int], Buffer] = {}
         self._failure: BaseException | None = None
