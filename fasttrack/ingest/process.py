@@ -1,4 +1,4 @@
-"""The process of a drain worker: `fasttrack.ingest.worker`, without what only makes its start slow."""
+"""The process of a drain worker: `fasttrack.ingest.work`, without what only makes its start slow."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Without(MetaPathFinder):
 
 
 def main() -> int:
-    """See `fasttrack.ingest.worker.main`."""
+    """See `fasttrack.ingest.work.main`."""
     # Arrow imports pandas wherever it is installed as soon as it makes a scalar: half a second of processor time.
     sys.meta_path.insert(0, Without("pandas"))
-    from fasttrack.ingest.worker import main as work
+    from fasttrack.ingest.work import main as work
 
     return work()
 

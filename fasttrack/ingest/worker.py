@@ -1,29 +1,24 @@
-"""One drain worker: a consumer of the group and the writers of its partitions; run by `fasttrack.ingest.process`."""
+"""One drain worker: a consumer of the group and the writers of its partitions; run by `fasttrack.ingest.work`."""
 
 from __future__ import annotations
 
-import gc
-import os
-import signal
 import sys
 import threading
 import time
-from io import FileIO
 from typing import Any, cast
 
 import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from fasttrack.errors import DataLossError, FastTrackError
+from fasttrack.errors import DataLossError
 from fasttrack.ingest.access import PASSING
 from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.buffer import Buffer, runs
 from fasttrack.ingest.holes import filled
-from fasttrack.ingest.job import Job, failure
+from fasttrack.ingest.job import Job
 from fasttrack.ingest.member import member, pause, show_lag
 from fasttrack.ingest.partition import PartitionWriter, StreamContext
 from fasttrack.lake.append import Fenced
-from fasttrack.lake.storage import riding_out
 from fasttrack.progress import note
 
 # So few that they are still in the processor's cache when they are looked at; 20,000 cost twice as much each.
@@ -198,7 +193,7 @@ class Worker:
         self._buffers[at] = buffer.emptied()
         if self._buffers[at].due(1):
             self._settle(at)
-        self._say(
+        self.say(
             stream=self._streams[at[0]], partition=at[1], mark=buffer.writer.mark, position=buffer.next,
             events=len(buffer.values), landed=written.landed, duplicates=written.duplicates, dead=written.dead,
             files=written.files, bytes=written.bytes, late=written.late, watermark=written.watermark,
@@ -214,7 +209,7 @@ class Worker:
             return
         self._told = time.monotonic()
         for (topic, partition), buffer in self._buffers.items():
-            self._say(
+            self.say(
                 stream=self._streams[topic], partition=partition, mark=buffer.writer.mark, position=buffer.position,
                 events=0, landed=0, duplicates=0, dead=0, files=0, bytes=0,
             )  # fmt: skip
@@ -284,38 +279,7 @@ class Worker:
             self._buffers.pop((place.topic, place.partition), None)
 
     @staticmethod
-    def _say(**fields: Any) -> None:
+    def say(**fields: Any) -> None:
+        """Tell the parent, in a line of JSON."""
         sys.stdout.buffer.write(orjson.dumps(fields) + b"\n")
         sys.stdout.buffer.flush()
-
-
-def _listen(worker: Worker, orders: FileIO) -> None:
-    """Watch stdin: a line says stop, its end that the parent is gone."""
-    line = orders.readline()
-    (worker.stop if line else worker.orphaned).set()
-
-
-@riding_out()
-def main() -> int:
-    """Read a job from stdin, drain, report on stdout; the exit code is the error's."""
-    # Ctrl-C reaches the whole foreground group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Hundreds of thousands of small objects live for a moment here and hold no cycles: look for cycles seldom.
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 20)
-    # Unbuffered: a thread that waits in a buffered read holds a lock that the interpreter wants at its end.
-    orders = FileIO(0, closefd=False)
-    job = Job.from_line(orders.readline())
-    try:
-        worker = Worker(job)
-        signal.signal(signal.SIGTERM, lambda *_: worker.stop.set())
-        threading.Thread(target=_listen, args=(worker, orders), daemon=True).start()
-        worker.run()
-    except FastTrackError as error:
-        Worker._say(**failure(error))
-        return error.exit_code
-    except BrokenPipeError:
-        # The parent is gone and nobody listens; what was committed is in the tables.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 0

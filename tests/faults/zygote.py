@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fasttrack.errors import FastTrackError
-from fasttrack.ingest import crew, worker
+from fasttrack.ingest import crew, work
 from fasttrack.ingest.drain import drain
 from fasttrack.settings import Settings
 from tests.faults import powercut, steps
@@ -71,7 +71,7 @@ def _wait(orders: socket.socket, order: dict[str, Any]) -> None:
             powercut.record(trap.note, os.environ["FASTTRACK_LAKE"])
         steps.in_worker(trap)
         try:
-            code = worker.main()
+            code = work.main()
         except BaseException:
             traceback.print_exc()
     sys.stderr.flush()

@@ -13,7 +13,7 @@ _START = """
 import sys
 from fasttrack.ingest.process import Without
 sys.meta_path.insert(0, Without("pandas"))
-import fasttrack.ingest.worker
+import fasttrack.ingest.work
 import pyarrow as pa
 pa.scalar(1.5), pa.array([1, 2]), pa.array([[1.0], None])
 assert "pandas" not in sys.modules, "pandas was imported"
