@@ -15,7 +15,7 @@ from fasttrack.errors import NotFoundError
 from fasttrack.ingest.broker import Broker, Topic
 from fasttrack.ingest.deadletters import replayed
 from fasttrack.ingest.holes import Offsets, present, runs
-from fasttrack.ingest.marks import marks
+from fasttrack.ingest.marks import Level, levels
 from fasttrack.ingest.spans import Stretch, named, spans
 from fasttrack.lake.tables import dead_letters_path, duplicates_path, raw_path, read
 from fasttrack.settings import Settings
@@ -23,10 +23,16 @@ from fasttrack.usecase import UseCase
 
 _NAMED = 20
 
+#: What to do about offsets that Kafka deleted before the lake had them.
+DELETED_FIX = (
+    "Raise the topic's retention and drain into a new lake, as the drain of this one stops there; send the lost events "
+    "again if their source still has them."
+)
+
 
 @dataclass(frozen=True)
 class Fault:
-    """Offsets ``first .. last`` of one partition, in no table (`gaps`) or recorded more than once (`repeats`)."""
+    """Offsets ``first .. last`` of one partition: in no table (`gaps`, `deleted`) or there too often (`repeats`)."""
 
     stream: str
     topic: str
@@ -46,6 +52,8 @@ class Counts:
         waiting: how many are in none as no drain has come to them yet.
         repeated: how many records there are too many.
         holes: offsets at which Kafka itself holds no message (compaction, transactions); not counted as produced.
+        deleted: offsets that Kafka deleted before the lake had them (retention). Nobody can tell any more how many of
+            them held a message, so they are not counted as produced, and nothing adds up.
     """
 
     produced: int = 0
@@ -56,12 +64,13 @@ class Counts:
     waiting: int = 0
     repeated: int = 0
     holes: int = 0
+    deleted: int = 0
 
     @property
     def balanced(self) -> bool:
         """Whether produced = landed + duplicates + dead-lettered, offset by offset."""
         sums = self.produced == self.landed + self.duplicates + self.dead_lettered
-        return sums and not self.missing and not self.waiting and not self.repeated
+        return sums and not (self.missing or self.waiting or self.repeated or self.deleted)
 
 
 @dataclass
@@ -90,6 +99,7 @@ class Reconciliation:
         total: their sum.
         gaps: runs of offsets that are in no table although the lake is past them (the first 20).
         repeats: runs of offsets that are recorded more than once (the first 20).
+        deleted: runs of offsets that Kafka deleted before the lake had them (the first 20).
         offsets: for each topic, the ``[first, end)`` of each partition that was compared.
         replays: by stream, what became of dead letters that were sent again.
     """
@@ -98,6 +108,7 @@ class Reconciliation:
     total: Counts = field(default_factory=Counts)
     gaps: list[Fault] = field(default_factory=list)
     repeats: list[Fault] = field(default_factory=list)
+    deleted: list[Fault] = field(default_factory=list)
     offsets: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     replays: dict[str, Replayed] = field(default_factory=dict)
 
@@ -117,7 +128,8 @@ def reconcile(
     """Compare every offset that the topics hold now with the lake.
 
     Messages produced after this began are not looked at. Topics that were deleted are not either: a topic that was
-    made again is compared with its own rows only.
+    made again is compared with its own rows only. What Kafka deleted from the beginning of a partition is asked for
+    where the drain had begun the partition and the lake had not come to it; not if `stretches` are named.
 
     Args:
         usecase: whose streams.
@@ -138,20 +150,21 @@ def reconcile(
     topics = broker.require([usecase.topic(name) for name in chosen])
     held = broker.offsets(topics)
     by_stream = {name: topics[usecase.topic(name)] for name in chosen}
-    lowest = {
-        (name, p): held[topic.name, p].earliest for name, topic in by_stream.items() for p in range(topic.partitions)
-    }
     # Before the rows are read: what lands meanwhile is below no mark that is known here.
-    reached = marks(usecase, settings, broker.cluster_id(), by_stream, lowest)
+    level = levels(usecase, settings, broker.cluster_id(), by_stream)
     found = Reconciliation(offsets=spans(usecase, topics, held, stretches))
     for name, topic in by_stream.items():
         if topic.name in found.offsets:
-            upto = [reached[name, p] for p in range(topic.partitions)]
+            lows = [held[topic.name, p].earliest for p in range(topic.partitions)]
+            upto = [level[name, p].reached(low) for p, low in enumerate(lows)]
             if drained:
                 pairs = zip(found.offsets[topic.name], upto, strict=True)
                 found.offsets[topic.name] = [(low, max(low, min(high, mark))) for (low, high), mark in pairs]
             rows = recorded(usecase, settings, name, topic, found.offsets[topic.name])
-            found.streams[name] = _stream(broker, name, topic, rows, upto, found)
+            counts = found.streams[name] = _stream(broker, name, topic, rows, upto, found)
+            if not stretches:
+                mine = [level[name, p] for p in range(topic.partitions)]
+                counts.deleted = _deleted(usecase, settings, name, topic, mine, lows, found)
             found.replays[name] = _replays(usecase, settings, name)
     for counts in found.streams.values():
         for key, value in vars(counts).items():
@@ -223,9 +236,46 @@ def _stream(
         counts.missing += len(missing)
         counts.repeated += int((times - 1).clip(0).sum())
         for faults, bad in ((found.gaps, missing), (found.repeats, np.flatnonzero(times > 1) + low)):
-            for first, last in runs(bad)[: _NAMED - len(faults)]:
-                faults.append(Fault(name, topic.name, partition, first, last))
+            _name(faults, name, topic, partition, runs(bad))
     return counts
+
+
+def _name(faults: list[Fault], stream: str, topic: Topic, partition: int, bad: Sequence[tuple[int, int]]) -> None:
+    """Add runs of offsets to the faults, as long as there is room."""
+    for first, last in bad[: _NAMED - len(faults)]:
+        faults.append(Fault(stream, topic.name, partition, first, last))
+
+
+def _deleted(
+    usecase: UseCase,
+    settings: Settings,
+    name: str,
+    topic: Topic,
+    level: Sequence[Level],
+    lows: Sequence[int],
+    found: Reconciliation,
+) -> int:
+    """How many offsets Kafka no longer has, and no table, though the drain had promised them: it had begun before them.
+
+    From the raw table's mark on nothing was read. Below it a table without rows may be behind and lack nothing, so
+    there it is the rows that tell.
+    """
+    spans = [(low, low) for low in lows]
+    for partition, low in enumerate(lows):
+        first, landed = level[partition].promised(), level[partition].landed
+        if first is not None and landed is not None and first < low:
+            spans[partition] = (first, min(landed, low))
+    rows = recorded(usecase, settings, name, topic, spans)
+    count = 0
+    for partition, (first, last) in enumerate(spans):
+        decided = np.concatenate([o[p == partition] for p, o in rows])
+        bad = runs(np.setdiff1d(np.arange(first, last), decided))
+        if last < lows[partition]:
+            unread = bad.pop()[0] if bad and bad[-1][1] == last - 1 else last
+            bad.append((unread, lows[partition] - 1))
+        count += sum(last - first + 1 for first, last in bad)
+        _name(found.deleted, name, topic, partition, bad)
+    return count
 
 
 def _places(partitions: Offsets, offsets: Offsets) -> Offsets:
