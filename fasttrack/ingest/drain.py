@@ -23,9 +23,10 @@ from fasttrack.ingest.metrics import DrainMetrics, serving
 from fasttrack.ingest.reconcile import recorded
 from fasttrack.ingest.upkeep import compacting
 from fasttrack.lake.compaction import Compaction
+from fasttrack.lake.conditional import require_conditional_put
 from fasttrack.lake.schemas import DEAD_LETTERS, DUPLICATES, raw_schema
 from fasttrack.lake.storage import riding_out
-from fasttrack.lake.tables import dead_letters_path, duplicates_path, ensure, raw_path
+from fasttrack.lake.tables import dead_letters_path, duplicates_path, ensure, raw_path, root
 from fasttrack.progress import note, track
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
@@ -90,7 +91,9 @@ class Lake:
 
         Raises:
             StorageError: the disk refused.
+            ConfigurationError: the object store would let workers overwrite each other's commits.
         """
+        require_conditional_put(root(self._settings, self._usecase))
         for name, stream in self._usecase.streams.items():
             ensure(raw_path(self._settings, self._usecase, name), raw_schema(stream))
         ensure(duplicates_path(self._settings, self._usecase), DUPLICATES)
