@@ -20,7 +20,7 @@ from fasttrack.ingest.job import Job
 from fasttrack.ingest.lateness import moment
 from fasttrack.ingest.marks import Marks, marks
 from fasttrack.ingest.metrics import DrainMetrics, serving
-from fasttrack.ingest.reconcile import recorded
+from fasttrack.ingest.records import Records
 from fasttrack.ingest.upkeep import compacting
 from fasttrack.lake.compaction import Compaction
 from fasttrack.lake.conditional import require_conditional_put
@@ -114,14 +114,9 @@ class Lake:
         found = {}
         for name, topic in self._topics.items():
             spans = [(start[name, p], end[name, p]) for p in range(topic.partitions)]
-            rows = recorded(self._usecase, self._settings, name, topic, spans)
-            drained = found[name] = StreamDrain()
-            for partition in range(topic.partitions):
-                landed, again, dead = (int((p == partition).sum()) for p, _ in rows)
-                drained.events += end[name, partition] - start[name, partition]
-                drained.landed += landed
-                drained.duplicates += again
-                drained.dead_letters += dead
+            landed, again, dead = Records(self._usecase, self._settings, name, topic.id).count(spans)
+            events = sum(high - low for low, high in spans)
+            found[name] = StreamDrain(events=events, landed=landed, duplicates=again, dead_letters=dead)
         return found
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from deltalake import write_deltalake
 
 from fasttrack.errors import ConfigurationError, DataLossError, NotFoundError
+from fasttrack.ingest import records
 from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.drain import drain
 from fasttrack.ingest.reconcile import reconcile
@@ -111,6 +113,23 @@ def test_a_range_is_proved_alone_and_held_against_the_topic(settings: Settings, 
             reconcile(shop, settings, stretches=[stretch])
     with pytest.raises(NotFoundError, match="no such stream"):
         reconcile(shop, settings, ["lost"])
+
+
+def test_a_gap_and_a_repeat_longer_than_a_stretch_are_named_once(
+    settings: Settings, shop: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Transactions(settings, shop).commit(*range(12))
+    drain(shop, settings, workers=1)
+    table = load(raw_path(settings, shop, "placed"))
+    write_deltalake(table.table_uri, table.to_pyarrow_table(filters=[("_offset", ">=", 8)]), mode="append")
+    load(raw_path(settings, shop, "placed")).delete("_offset >= 2 and _offset < 7")
+    whole = reconcile(shop, settings)
+    monkeypatch.setattr(records, "STRETCH", 4)
+    found = reconcile(shop, settings)
+    assert found == whole
+    assert [(fault.first, fault.last) for fault in found.gaps] == [(2, 6)]
+    assert [(fault.first, fault.last) for fault in found.repeats] == [(8, 11)]
+    assert (found.total.missing, found.total.repeated, found.total.holes) == (5, 4, 1)
 
 
 def test_what_no_drain_has_come_to_waits_and_is_not_lost(settings: Settings, shop: UseCase) -> None:
