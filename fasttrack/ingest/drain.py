@@ -43,7 +43,8 @@ class StreamDrain:
     """What this drain (and any other at the same time) did with a stream.
 
     Attributes:
-        events: messages between the marks at its start and at its end.
+        events: messages between the marks at its start and at its end; offsets that hold none (transactions,
+            compaction) are not counted.
         landed, duplicates, dead_letters: what they became; they add up to `events`.
         late: how many events this drain's own workers landed after the watermark had passed them.
         watermark: the newest that they came to in any partition (ISO 8601, UTC); None if they landed nothing.
@@ -115,8 +116,7 @@ class Lake:
         for name, topic in self._topics.items():
             spans = [(start[name, p], end[name, p]) for p in range(topic.partitions)]
             landed, again, dead = Records(self._usecase, self._settings, name, topic.id).count(spans)
-            events = sum(high - low for low, high in spans)
-            found[name] = StreamDrain(events=events, landed=landed, duplicates=again, dead_letters=dead)
+            found[name] = StreamDrain(landed + again + dead, landed, again, dead)
         return found
 
 

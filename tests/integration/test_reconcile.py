@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import IsolationLevel, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 from deltalake import write_deltalake
 
 from fasttrack.errors import ConfigurationError, DataLossError, NotFoundError
@@ -49,6 +50,7 @@ class Transactions:
         self._topic, self._schema = shop.topic("placed"), register(settings, shop, "placed")
         self._producer = Producer({"bootstrap.servers": settings.kafka, "transactional.id": f"test-{shop.name}"})
         self._producer.init_transactions(30)
+        self._admin = AdminClient({"bootstrap.servers": settings.kafka})
 
     def begin(self, *numbers: int) -> None:
         self._producer.begin_transaction()
@@ -59,10 +61,27 @@ class Transactions:
     def commit(self, *numbers: int) -> None:
         self.begin(*numbers)
         self._producer.commit_transaction(30)
+        self._ended()
 
     def abort(self, *numbers: int) -> None:
-        self.begin(*numbers)
+        if numbers:
+            self.begin(*numbers)
         self._producer.abort_transaction(30)
+        self._ended()
+
+    def _ended(self) -> None:
+        """The coordinator answers before the partition shows the transaction's end."""
+        at = TopicPartition(self._topic, 0)
+
+        def end(isolation: IsolationLevel) -> int:
+            return int(
+                self._admin.list_offsets({at: OffsetSpec.latest()}, isolation_level=isolation)[at].result(30).offset
+            )
+
+        deadline = time.monotonic() + 30
+        while end(IsolationLevel.READ_COMMITTED) < end(IsolationLevel.READ_UNCOMMITTED):
+            assert time.monotonic() < deadline, "the transaction does not end"
+            time.sleep(0.05)
 
 
 def test_transactions_leave_holes_that_are_neither_lost_nor_waited_for(settings: Settings, shop: UseCase) -> None:
@@ -71,7 +90,8 @@ def test_transactions_leave_holes_that_are_neither_lost_nor_waited_for(settings:
     sender.abort(4, 5)
     sender.commit(6)
     # 3 messages and a mark, 2 withdrawn and a mark, 1 and a mark: the partition ends with a hole.
-    assert drain(shop, settings, workers=1).streams["placed"].landed == 4
+    drained = drain(shop, settings, workers=1).streams["placed"]
+    assert (drained.landed, drained.events) == (4, 4)
     found = reconcile(shop, settings)
     counts = found.streams["placed"]
     assert (counts.produced, counts.landed, counts.holes, counts.missing) == (4, 4, 5, 0)
@@ -81,7 +101,7 @@ def test_transactions_leave_holes_that_are_neither_lost_nor_waited_for(settings:
     sender.begin(7, 8)
     assert drain(shop, settings, workers=1).reused
     assert reconcile(shop, settings).offsets[shop.topic("placed")] == [(0, 9)]
-    sender._producer.abort_transaction(30)
+    sender.abort()
     drain(shop, settings, workers=1)
     assert reconcile(shop, settings).streams["placed"].holes == 8
     # Lost between holes is lost all the same.
