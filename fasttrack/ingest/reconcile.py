@@ -138,6 +138,7 @@ def reconcile(
         ConfigurationError: a stretch reaches beyond what its topic holds.
         NotFoundError: a stream or a topic is missing.
         UnavailableError: the broker does not answer.
+        DataLossError: Kafka deleted offsets while this looked for messages at them.
         StorageError: the lake can't be read.
     """
     chosen = named(usecase, streams)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from fasttrack.errors import DataLossError
-from fasttrack.ingest.broker import Broker
+from fasttrack.ingest.broker import Broker, Offsets, Topic
 from fasttrack.ingest.drain import drain
 from fasttrack.ingest.partition import PartitionWriter, StreamContext, app_id
 from fasttrack.ingest.reconcile import Reconciliation, reconcile
+from fasttrack.ingest.scan import scan
 from fasttrack.ingest.schemas import register
 from fasttrack.ingest.spans import Stretch
 from fasttrack.lake.append import Ledger
@@ -142,6 +143,28 @@ def test_a_table_that_lags_lacks_nothing_and_one_that_was_cut_off_does(settings:
     assert named(reconcile(shop, settings)) == [("placed", 0, 5, 5)]
     delete_before(settings, shop, 9)
     assert named(reconcile(shop, settings)) == [("placed", 0, 5, 8)]
+
+
+def test_what_is_deleted_while_it_is_looked_for_is_named_and_no_silent_broker(
+    settings: Settings, shop: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(settings, shop, *range(10))
+    real = Broker.offsets
+
+    def overtaken(self: Broker, topics: Mapping[str, Topic]) -> dict[tuple[str, int], Offsets]:
+        found = real(self, topics)
+        delete_before(settings, shop, 6)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Broker, "offsets", overtaken)
+        with pytest.raises(DataLossError, match="Kafka deleted offsets 0 to 5 before they were read") as raised:
+            reconcile(shop, settings)
+    assert raised.value.where == f"topic {shop.topic('placed')}, partition 0"
+    assert "start again" in str(raised.value.fix)
+    assert reconcile(shop, settings).total.waiting == 4
+    with pytest.raises(DataLossError, match="Kafka deleted offsets 2 to 3 before"):
+        list(scan(Broker(settings.kafka), shop.topic("placed"), 0, 2, 3))
 
 
 def test_a_partition_that_was_never_drained_has_no_promise(settings: Settings, shop: UseCase) -> None:
