@@ -16,7 +16,7 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from fasttrack.errors import ConfigurationError
+from fasttrack.errors import ConfigurationError, UnavailableError
 from fasttrack.lake.failures import storage, storage_error
 from fasttrack.lake.storage import patiently, remote, remove, storage_options
 from fasttrack.progress import note
@@ -60,7 +60,7 @@ def _tried(place: str, endpoint: str) -> None:
                 "be lost.", where=f"{place} at {endpoint}" if endpoint else place,
                 fix="Use a store, or a version of it, that honours conditional puts as S3 does, or a lake in a folder.",
             )  # fmt: skip
-        if made and any(isinstance(error, CommitFailedError) for error in outcomes):
+        if made and any(_beaten(error) for error in outcomes):
             return
     note(f"{place}: whether the object store honours `If-None-Match` could not be tried")
 
@@ -87,10 +87,15 @@ def _race(place: str) -> list[Exception | None]:
             outcomes = list(at_once.map(write, range(_WRITERS)))
     finally:
         _clear(path)
-    told = [error for error in outcomes if error is not None and not isinstance(error, CommitFailedError)]
+    told = [error for error in outcomes if error is not None and not _beaten(error)]
     if None not in outcomes and told:
         raise told[0]
     return outcomes
+
+
+def _beaten(error: Exception | None) -> bool:
+    """Whether the store refused the put, as the object was there already; not that a request got lost."""
+    return isinstance(error, CommitFailedError) and not isinstance(storage_error(error, ""), UnavailableError)
 
 
 def _clear(path: str) -> None:
