@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from pyarrow.fs import S3FileSystem
 from tests.relay import Road
 
 BUCKET = "lake"
+_UNCONDITIONAL = "TESTS_OBJECT_STORE_UNCONDITIONAL"
 _KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 
 
@@ -58,16 +59,18 @@ class ObjectStore:
 
 
 @contextmanager
-def object_store(allowed: int | None = None) -> Iterator[ObjectStore]:
+def object_store(allowed: int | None = None, conditional: bool = True) -> Iterator[ObjectStore]:
     """Run a server.
 
     Args:
         allowed: how many requests are taken from anybody; after those every one is denied.
+        conditional: whether it honours ``If-None-Match``, which older stores ignore.
     """
     command = [sys.executable, "-m", "tests.object_store"]
     root = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     environment |= {} if allowed is None else {"INITIAL_NO_AUTH_ACTION_COUNT": str(allowed)}
+    environment |= {} if conditional else {_UNCONDITIONAL: "1"}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=root) as server:
         assert server.stdout is not None
         try:
@@ -78,13 +81,15 @@ def object_store(allowed: int | None = None) -> Iterator[ObjectStore]:
             server.kill()
 
 
-def _one_put_at_a_time(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+def _one_put_at_a_time(app: Callable[..., Iterable[bytes]], conditional: bool) -> Callable[..., Iterable[bytes]]:
     """moto looks whether an object exists and makes it in two steps; S3 does so in one."""
     lock = threading.Lock()
 
-    def serve(environ: Mapping[str, Any], start: Any) -> Iterable[bytes]:
+    def serve(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "PUT":
             return app(environ, start)
+        if not conditional:
+            environ.pop("HTTP_IF_NONE_MATCH", None)
         with lock:
             return list(app(environ, start))
 
@@ -103,7 +108,8 @@ def _main() -> None:
             return
 
     app = DomainDispatcherApplication(create_backend_app)
-    server = make_server("127.0.0.1", 0, _one_put_at_a_time(app), threaded=True, request_handler=Quiet)
+    conditional = _UNCONDITIONAL not in os.environ
+    server = make_server("127.0.0.1", 0, _one_put_at_a_time(app, conditional), threaded=True, request_handler=Quiet)
     print(server.port, flush=True)
     # Its parent's end is its own.
     threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()

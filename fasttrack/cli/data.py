@@ -27,6 +27,7 @@ _COLUMNS = [
         "missing",
         "waiting",
         "repeated",
+        "deleted",
         "holes",
         "replayed",
     ),
@@ -101,6 +102,7 @@ def reconcile(
     ] = None,
 ) -> None:
     """Prove, offset by offset, that produced = landed + duplicates + dead-lettered."""
+    from fasttrack.ingest.reconcile import DELETED_FIX
     from fasttrack.ingest.reconcile import reconcile as prove
     from fasttrack.ingest.spans import parse_from, parse_range
 
@@ -111,9 +113,12 @@ def reconcile(
     found = prove(case, settings(context), [] if stream is None else [stream], stretches)
     show(context, {**asdict(found), "balanced": found.balanced}, table("", _COLUMNS, _rows(found)))
     if not options(context).json:
-        for kind, faults in (("missing", found.gaps), ("recorded twice", found.repeats)):
+        gone = "deleted by Kafka before the lake had them"
+        for kind, faults in (("missing", found.gaps), ("recorded twice", found.repeats), (gone, found.deleted)):
             for fault in faults:
                 note(f"{fault.topic}, partition {fault.partition}, offsets {fault.first} to {fault.last}: {kind}")
+        if found.total.deleted:
+            note(DELETED_FIX)
         if found.total.waiting:
             note(f"{found.total.waiting:,} messages wait: `fasttrack drain` has not come to them yet")
     if not found.balanced:
@@ -124,7 +129,7 @@ def _rows(found: Reconciliation) -> list[list[Any]]:
     replayed = {name: replays.sent for name, replays in found.replays.items()}
     replayed["total"] = sum(replayed.values())
     return [
-        [name, c.produced, c.landed, c.duplicates, c.dead_lettered, c.missing, c.waiting, c.repeated, c.holes,
-         replayed[name], c.balanced]
+        [name, c.produced, c.landed, c.duplicates, c.dead_lettered, c.missing, c.waiting, c.repeated,
+         c.deleted, c.holes, replayed[name], c.balanced]
         for name, c in [*found.streams.items(), ("total", found.total)]
     ]  # fmt: skip

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Literal
 
 from fasttrack.ingest import schemas
@@ -21,13 +20,15 @@ from fasttrack.ingest.lateness import moment
 from fasttrack.ingest.marks import Marks, marks
 from fasttrack.ingest.metrics import DrainMetrics, serving
 from fasttrack.ingest.partition import app_id, begin
-from fasttrack.ingest.reconcile import recorded
+from fasttrack.ingest.records import Records
+from fasttrack.ingest.report import DrainReport, StreamDrain
 from fasttrack.ingest.upkeep import compacting
 from fasttrack.lake.append import Fenced, Ledger
 from fasttrack.lake.compaction import Compaction
+from fasttrack.lake.conditional import require_conditional_put
 from fasttrack.lake.schemas import DEAD_LETTERS, DUPLICATES, raw_schema
 from fasttrack.lake.storage import riding_out
-from fasttrack.lake.tables import dead_letters_path, duplicates_path, ensure, load, raw_path
+from fasttrack.lake.tables import dead_letters_path, duplicates_path, ensure, load, raw_path, root
 from fasttrack.progress import note, track
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
@@ -37,48 +38,6 @@ SESSION_SECONDS = 6.0
 _LOOK_SECONDS = 2.0
 # A batch costs some 20 ms for its commits and up to three files, and some 300 bytes of memory an event.
 BATCH_EVENTS = 200_000
-
-
-@dataclass
-class StreamDrain:
-    """What this drain (and any other at the same time) did with a stream.
-
-    Attributes:
-        events: messages between the marks at its start and at its end.
-        landed, duplicates, dead_letters: what they became; they add up to `events`.
-        late: how many events this drain's own workers landed after the watermark had passed them.
-        watermark: the newest that they came to in any partition (ISO 8601, UTC); None if they landed nothing.
-    """
-
-    events: int = 0
-    landed: int = 0
-    duplicates: int = 0
-    dead_letters: int = 0
-    late: int = 0
-    watermark: str | None = None
-
-
-@dataclass
-class DrainReport:
-    """The outcome of a drain.
-
-    Attributes:
-        streams: by stream.
-        files: Parquet files written.
-        bytes: their size.
-        seconds: how long it took.
-        workers: processes started (more than asked for if some died).
-        complete: everything that was there at the start is in the lake.
-        reused: there was nothing to do.
-    """
-
-    streams: dict[str, StreamDrain] = field(default_factory=dict)
-    files: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    workers: int = 0
-    complete: bool = True
-    reused: bool = False
 
 
 class Lake:
@@ -92,7 +51,9 @@ class Lake:
 
         Raises:
             StorageError: the disk refused.
+            ConfigurationError: the object store would let workers overwrite each other's commits.
         """
+        require_conditional_put(root(self._settings, self._usecase))
         for name, stream in self._usecase.streams.items():
             ensure(raw_path(self._settings, self._usecase, name), raw_schema(stream))
         ensure(duplicates_path(self._settings, self._usecase), DUPLICATES)
@@ -133,14 +94,8 @@ class Lake:
         found = {}
         for name, topic in self._topics.items():
             spans = [(start[name, p], end[name, p]) for p in range(topic.partitions)]
-            rows = recorded(self._usecase, self._settings, name, topic, spans)
-            drained = found[name] = StreamDrain()
-            for partition in range(topic.partitions):
-                landed, again, dead = (int((p == partition).sum()) for p, _ in rows)
-                drained.events += end[name, partition] - start[name, partition]
-                drained.landed += landed
-                drained.duplicates += again
-                drained.dead_letters += dead
+            landed, again, dead = Records(self._usecase, self._settings, name, topic.id).count(spans)
+            found[name] = StreamDrain(landed + again + dead, landed, again, dead)
         return found
 
 

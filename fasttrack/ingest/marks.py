@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from deltalake import DeltaTable
 
@@ -17,6 +18,58 @@ from fasttrack.usecase import UseCase
 Marks = dict[tuple[str, int], int]
 
 
+@dataclass(frozen=True)
+class Level:
+    """Up to which offset each table has decided on a partition; None where no commit says so.
+
+    The raw table is the first to be committed, so its mark is the foremost: the drain has read all before it. The
+    others may be behind without lacking a row.
+    """
+
+    landed: int | None
+    duplicates: int | None
+    dead: int | None
+
+    def reached(self, lowest: int) -> int:
+        """The first offset that some table has not decided on; `lowest` where nothing was drained yet."""
+        if self.landed is None:
+            return lowest
+        return min(lowest if mark is None else mark for mark in (self.landed, self.duplicates, self.dead))
+
+    def promised(self) -> int | None:
+        """The first offset that some table may still lack a row of; None before the first drain: nothing was promised.
+
+        A drain that does not begin at 0 marks all tables first, so no mark means that nothing is decided from 0 on.
+        """
+        if self.landed is None:
+            return None
+        return min(self.landed, self.duplicates or 0, self.dead or 0)
+
+
+def levels(
+    usecase: UseCase, settings: Settings, cluster: str, topics: Mapping[str, Topic]
+) -> dict[tuple[str, int], Level]:
+    """Read the marks of every partition from the tables.
+
+    Args:
+        usecase: whose streams.
+        settings: needs `lake`.
+        cluster: the Kafka cluster's id.
+        topics: the topic of each stream that is asked for.
+
+    Raises:
+        StorageError: the lake can't be read.
+    """
+    shared = [_table(path) for path in (duplicates_path(settings, usecase), dead_letters_path(settings, usecase))]
+    found = {}
+    for name, topic in topics.items():
+        tables = [_table(raw_path(settings, usecase, name)), *shared]
+        for partition in range(topic.partitions):
+            app = app_id(cluster, topic, partition)
+            found[name, partition] = Level(*(_mark(table, app) for table in tables))
+    return found
+
+
 def marks(
     usecase: UseCase,
     settings: Settings,
@@ -24,7 +77,7 @@ def marks(
     topics: Mapping[str, Topic],
     lowest: Mapping[tuple[str, int], int],
 ) -> Marks:
-    """Read them from the tables.
+    """The first offset of every partition that some table has not decided on.
 
     Args:
         usecase: whose streams.
@@ -36,17 +89,7 @@ def marks(
     Raises:
         StorageError: the lake can't be read.
     """
-    shared = [_table(path) for path in (duplicates_path(settings, usecase), dead_letters_path(settings, usecase))]
-    found: Marks = {}
-    for name, topic in topics.items():
-        tables = [_table(raw_path(settings, usecase, name)), *shared]
-        for partition in range(topic.partitions):
-            low = lowest[name, partition]
-            landed, *others = [_mark(table, app_id(cluster, topic, partition)) for table in tables]
-            # The raw table is the first to be committed: without its mark nothing was decided.
-            decided = landed is not None
-            found[name, partition] = min(low if m is None else m for m in (landed, *others)) if decided else low
-    return found
+    return {at: level.reached(lowest[at]) for at, level in levels(usecase, settings, cluster, topics).items()}
 
 
 def _table(path: str) -> DeltaTable | None:

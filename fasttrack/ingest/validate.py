@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fasttrack.errors import DataQualityError, NotFoundError
-from fasttrack.lake.tables import dead_letters_path, raw_path, read
+from fasttrack.lake.tables import batches, dead_letters_path, raw_path
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 
@@ -84,30 +85,51 @@ def validate(usecase: UseCase, settings: Settings) -> Validation:
 
 
 def _stream(usecase: UseCase, settings: Settings, name: str) -> StreamStatistics:
-    rows = read(raw_path(settings, usecase, name), list(usecase.streams[name].fields))
+    columns = {field_name: _Column() for field_name in usecase.streams[name].fields}
+    rows = 0
+    for batch in batches(raw_path(settings, usecase, name), list(columns)):
+        rows += batch.num_rows
+        for field_name, column in columns.items():
+            column.add(batch.column(field_name))
+    reasons: Counter[str] = Counter()
     try:
-        dead = read(dead_letters_path(settings, usecase), ["reason"], pc.field("stream") == name)
+        for batch in batches(dead_letters_path(settings, usecase), ["reason"], pc.field("stream") == name):
+            for counted in pc.value_counts(batch.column("reason")).to_pylist():
+                reasons[counted["values"]] += counted["counts"]
     except NotFoundError:
-        dead = pa.table({"reason": pa.array([], pa.string())})
-    counts = dead.group_by("reason").aggregate([("reason", "count")]).to_pylist()
-    total = rows.num_rows + dead.num_rows
+        pass
+    dead = reasons.total()
     return StreamStatistics(
-        rows.num_rows,
-        dead.num_rows,
-        dead.num_rows / total if total else 0.0,
-        {row["reason"]: row["reason_count"] for row in counts},
-        {column: _column(rows.column(column)) for column in rows.column_names},
+        rows,
+        dead,
+        dead / (rows + dead) if dead else 0.0,
+        dict(reasons),
+        {field_name: column.statistics(rows) for field_name, column in columns.items()},
     )
 
 
-def _column(column: pa.ChunkedArray) -> FieldStatistics:
-    missing = column.null_count / len(column) if len(column) else 0.0
-    kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind)):
-        return FieldStatistics(missing)
-    found = pc.min_max(column).as_py()
-    low, high = (value.isoformat() if isinstance(value, datetime) else value for value in (found["min"], found["max"]))
-    return FieldStatistics(missing, low, high)
+class _Column:
+    """What is kept of a column while it passes by: its nulls, and the bounds of each batch."""
+
+    def __init__(self) -> None:
+        self._nulls = 0
+        self._bounds: list[pa.Scalar] = []
+
+    def add(self, column: pa.Array) -> None:
+        self._nulls += column.null_count
+        kind = column.type
+        comparable = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind)
+        if comparable and column.null_count < len(column):
+            found = pc.min_max(column)
+            self._bounds += [found["min"], found["max"]]
+
+    def statistics(self, rows: int) -> FieldStatistics:
+        missing = self._nulls / rows if rows else 0.0
+        if not self._bounds:
+            return FieldStatistics(missing)
+        found = pc.min_max(pa.array(self._bounds)).as_py()
+        low, high = (v.isoformat() if isinstance(v, datetime) else v for v in (found["min"], found["max"]))
+        return FieldStatistics(missing, low, high)
 
 
 def _check_range(usecase: UseCase, stream: str, name: str, values: FieldStatistics) -> None:

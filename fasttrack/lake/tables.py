@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +24,8 @@ from fasttrack.usecase import UseCase
 
 _ATTEMPTS = 9
 _FIRST_WAIT_SECONDS = 0.01
+# Of what is read piece by piece, how many pieces and files are read ahead: each is memory.
+_READAHEAD = 2
 
 # Lineage names table versions, so the log that finds them is kept; app transactions are the drain's offsets and must
 # never expire (they don't by default: delta.setTransactionRetentionDuration is unset).
@@ -183,6 +186,28 @@ def read(
     with storage(path):
         dataset, chosen = table.to_pyarrow_dataset(), None if columns is None else list(columns)
         return patiently(path, lambda: dataset.to_table(columns=chosen, filter=where))
+
+
+def batches(path: str, columns: Sequence[str], where: ds.Expression | None = None) -> Iterator[pa.RecordBatch]:
+    """As `read`, piece by piece, for what may be larger than memory; the table as it is when this begins.
+
+    Raises:
+        NotFoundError: there is no table.
+        StorageError: it can't be read.
+    """
+    table = load(path)
+    with storage(path):
+        dataset = table.to_pyarrow_dataset()
+        if not remote(path):
+            yield from dataset.to_batches(
+                columns=list(columns), filter=where, batch_readahead=_READAHEAD, fragment_readahead=_READAHEAD
+            )
+            return
+        # Whole files, so that one can be read again when its answer breaks off.
+        for part in dataset.get_fragments(filter=where):
+            # By the table's schema: a file may be older than a column.
+            whole = partial(part.to_table, dataset.schema, columns=list(columns), filter=where)
+            yield from patiently(path, whole).to_batches()
 
 
 def read_raw(

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fasttrack.errors import DataLossError
-from fasttrack.ingest.reconcile import Reconciliation, reconcile
+from fasttrack.ingest.reconcile import DELETED_FIX, Reconciliation, reconcile
 from fasttrack.ingest.validate import validate as check_contracts
 from fasttrack.progress import note
 from fasttrack.steps.frame import step
@@ -28,7 +28,8 @@ def validate(usecase: str, run_id: str, lake: str) -> Checked:
         lake: JSON text: the Delta versions that the drain left.
 
     Raises:
-        DataLossError: an offset of a topic is nowhere in the lake, or is there twice.
+        DataLossError: an offset of a topic is nowhere in the lake, is there twice, or was deleted by Kafka before the
+            lake had it.
         DataQualityError: more dead letters than the use case allows.
     """
     with step("validate", usecase, run_id) as at:
@@ -52,10 +53,16 @@ def _plain(found: Reconciliation) -> dict[str, Any]:
 
 
 def _unbalanced(found: Reconciliation) -> DataLossError:
-    faults = [("missing", fault) for fault in found.gaps] + [("twice", fault) for fault in found.repeats]
-    named = [f"{fault.topic}[{fault.partition}] {fault.first}..{fault.last} {kind}" for kind, fault in faults[:5]]
-    return DataLossError(
-        f"{found.total.missing} event(s) of the topics are not in the lake, {found.total.repeated} are there twice.",
-        where=", ".join(named) or None,
-        fix="Keep topics and lake as they are, and compare these offsets with `fasttrack reconcile`.",
-    )
+    kinds = {"deleted": found.deleted, "missing": found.gaps, "twice": found.repeats}
+    named = [
+        f"{fault.topic}[{fault.partition}] {fault.first}..{fault.last} {kind}"
+        for kind, faults in kinds.items()
+        for fault in faults
+    ]
+    total = found.total
+    said = [f"{total.missing} event(s) of the topics are not in the lake, {total.repeated} are there twice"]
+    fix = ["Keep topics and lake as they are, and compare these offsets with `fasttrack reconcile`."]
+    if total.deleted:
+        said.append(f"{total.deleted} offset(s) were deleted by Kafka before the lake had them")
+        fix.append(DELETED_FIX)
+    return DataLossError(f"{', '.join(said)}.", where=", ".join(named[:5]) or None, fix=" ".join(fix))

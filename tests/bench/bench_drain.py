@@ -8,6 +8,7 @@ Starts a platform of its own; prints a table, and one JSON object as the last li
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 from confluent_kafka import Consumer, TopicPartition
 
 from fasttrack.ingest.broker import Broker
@@ -74,24 +76,43 @@ def cpu_seconds() -> float:
 
 @dataclass
 class Memory:
-    """Resident memory of the drain's workers together, in MB, as time goes by."""
+    """Resident memory in MB, as time goes by.
+
+    Attributes:
+        seen: of the drain's workers together.
+        parent: of the drain's parent, which is this process: what it has more than before the drain.
+    """
 
     seen: list[float] = field(default_factory=list)
+    parent: list[float] = field(default_factory=list)
 
     def at(self, share: float) -> float:
-        """The most until this share of the time."""
-        return round(max(self.seen[: max(1, round(len(self.seen) * share))], default=0.0))
+        """The most of the workers until this share of the time."""
+        return _most(self.seen, share)
+
+    def parent_at(self, share: float) -> float:
+        """The most of the parent until this share of the time."""
+        return _most(self.parent, share)
+
+
+def _most(seen: list[float], share: float) -> float:
+    return round(max(seen[: max(1, round(len(seen) * share))], default=0.0))
 
 
 @contextmanager
 def watched() -> Iterator[Memory]:
-    """Look at the memory of the worker processes that this one starts."""
-    memory, ended = Memory(), threading.Event()
+    """Look at the memory of this process and of the worker processes that it starts."""
+    memory, ended, itself = Memory(), threading.Event(), psutil.Process()
+    # What counting and producing left behind is no part of the drain, which must not find room in it either.
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    before = itself.memory_info().rss
 
     def look() -> None:
         while not ended.wait(_LOOK_SECONDS):
+            memory.parent.append((itself.memory_info().rss - before) / 2**20)
             total = 0
-            for child in psutil.Process().children(recursive=True):
+            for child in itself.children(recursive=True):
                 try:
                     if "fasttrack.ingest.process" in child.cmdline():
                         total += child.memory_info().rss
@@ -132,6 +153,8 @@ def measure(settings: Settings, encoding: str, events: int, workers: int, spark:
         "drain_seconds": round(drained.seconds, 2),
         "drain_cpu_seconds_a_million": round(cpu / messages * 1e6, 2),
         "worker_memory_mb": {"at 25%": memory.at(0.25), "at 50%": memory.at(0.5), "at the end": memory.at(1.0)},
+        # With the counting at its end, for which the workers are gone.
+        "parent_memory_mb": {"at 50%": memory.parent_at(0.5), "at the end": memory.parent_at(1.0)},
         "files": drained.files,
     }
     for counter, (_, counting, counting_cpu) in counted.items():

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import IsolationLevel, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+from deltalake import write_deltalake
 
 from fasttrack.errors import ConfigurationError, DataLossError, NotFoundError
+from fasttrack.ingest import records
 from fasttrack.ingest import worker as worker_module
 from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.drain import Lake, drain
@@ -63,6 +65,7 @@ class Transactions:
         self._topic, self._schema = shop.topic("placed"), register(settings, shop, "placed")
         self._producer = Producer({"bootstrap.servers": settings.kafka, "transactional.id": f"test-{shop.name}"})
         self._producer.init_transactions(30)
+        self._admin = AdminClient({"bootstrap.servers": settings.kafka})
 
     def begin(self, *numbers: int) -> None:
         self._producer.begin_transaction()
@@ -73,10 +76,27 @@ class Transactions:
     def commit(self, *numbers: int) -> None:
         self.begin(*numbers)
         self._producer.commit_transaction(30)
+        self._ended()
 
     def abort(self, *numbers: int) -> None:
-        self.begin(*numbers)
+        if numbers:
+            self.begin(*numbers)
         self._producer.abort_transaction(30)
+        self._ended()
+
+    def _ended(self) -> None:
+        """The coordinator answers before the partition shows the transaction's end."""
+        at = TopicPartition(self._topic, 0)
+
+        def end(isolation: IsolationLevel) -> int:
+            return int(
+                self._admin.list_offsets({at: OffsetSpec.latest()}, isolation_level=isolation)[at].result(30).offset
+            )
+
+        deadline = time.monotonic() + 30
+        while end(IsolationLevel.READ_COMMITTED) < end(IsolationLevel.READ_UNCOMMITTED):
+            assert time.monotonic() < deadline, "the transaction does not end"
+            time.sleep(0.05)
 
 
 def test_transactions_leave_holes_that_are_neither_lost_nor_waited_for(settings: Settings, shop: UseCase) -> None:
@@ -85,7 +105,8 @@ def test_transactions_leave_holes_that_are_neither_lost_nor_waited_for(settings:
     sender.abort(4, 5)
     sender.commit(6)
     # 3 messages and a mark, 2 withdrawn and a mark, 1 and a mark: the partition ends with a hole.
-    assert drain(shop, settings, workers=1).streams["placed"].landed == 4
+    drained = drain(shop, settings, workers=1).streams["placed"]
+    assert (drained.landed, drained.events) == (4, 4)
     found = reconcile(shop, settings)
     counts = found.streams["placed"]
     assert (counts.produced, counts.landed, counts.holes, counts.missing) == (4, 4, 5, 0)
@@ -95,7 +116,7 @@ def test_transactions_leave_holes_that_are_neither_lost_nor_waited_for(settings:
     sender.begin(7, 8)
     assert drain(shop, settings, workers=1).reused
     assert reconcile(shop, settings).offsets[shop.topic("placed")] == [(0, 9)]
-    sender._producer.abort_transaction(30)
+    sender.abort()
     drain(shop, settings, workers=1)
     assert reconcile(shop, settings).streams["placed"].holes == 8
     # Lost between holes is lost all the same.
@@ -208,6 +229,23 @@ def test_a_range_is_proved_alone_and_held_against_the_topic(settings: Settings, 
             reconcile(shop, settings, stretches=[stretch])
     with pytest.raises(NotFoundError, match="no such stream"):
         reconcile(shop, settings, ["lost"])
+
+
+def test_a_gap_and_a_repeat_longer_than_a_stretch_are_named_once(
+    settings: Settings, shop: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Transactions(settings, shop).commit(*range(12))
+    drain(shop, settings, workers=1)
+    table = load(raw_path(settings, shop, "placed"))
+    write_deltalake(table.table_uri, table.to_pyarrow_table(filters=[("_offset", ">=", 8)]), mode="append")
+    load(raw_path(settings, shop, "placed")).delete("_offset >= 2 and _offset < 7")
+    whole = reconcile(shop, settings)
+    monkeypatch.setattr(records, "STRETCH", 4)
+    found = reconcile(shop, settings)
+    assert found == whole
+    assert [(fault.first, fault.last) for fault in found.gaps] == [(2, 6)]
+    assert [(fault.first, fault.last) for fault in found.repeats] == [(8, 11)]
+    assert (found.total.missing, found.total.repeated, found.total.holes) == (5, 4, 1)
 
 
 def test_what_no_drain_has_come_to_waits_and_is_not_lost(settings: Settings, shop: UseCase) -> None:
