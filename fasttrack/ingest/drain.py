@@ -135,7 +135,8 @@ def drain(
         UnavailableError: broker, schema registry or object store do not answer for minutes; nothing is lost,
             drain again.
         KeyboardInterrupt: Ctrl-C before the end, after what was buffered is committed.
-        ConfigurationError: the metrics can't be served there.
+        ConfigurationError: the metrics can't be served there, or the lake's object store would let workers overwrite
+            each other's commits.
     """
     began = time.monotonic()
     broker = Broker.at(settings)

@@ -39,7 +39,8 @@ def filled(broker: Broker, topic: str, partition: int, holes: Sequence[tuple[int
         holes: below the partition's end, and not below its beginning.
 
     Raises:
-        UnavailableError: the broker does not answer, or has deleted the beginning meanwhile.
+        UnavailableError: the broker does not answer.
+        DataLossError: it has deleted the beginning meanwhile.
     """
     lows, highs = (np.array(bounds, np.int64) for bounds in zip(*holes, strict=True))
     breaks = np.flatnonzero(lows[1:] - highs[:-1] > _NEAR) + 1
@@ -59,7 +60,8 @@ def present(broker: Broker, topic: str, partition: int, offsets: Offsets) -> Off
         offsets: below the partition's end, and not below its beginning.
 
     Raises:
-        UnavailableError: the broker does not answer, or has deleted the beginning meanwhile.
+        UnavailableError: the broker does not answer.
+        DataLossError: it has deleted the beginning meanwhile.
     """
     found = [
         np.fromiter((message.offset() for message in scan(broker, topic, partition, first, last)), np.int64)

@@ -235,6 +235,10 @@ class PartitionWriter:
         outcome = (len(decision.landed), len(decision.duplicates), len(decision.dead), files, size)
         return Written(*outcome, late, self._watermark.at, seconds)
 
+    def pass_over(self, upto: int) -> None:
+        """Kafka holds no message between the last one written and `upto`; the marks follow in time."""
+        self._position = max(self._position, upto)
+
     def settle(self, upto: int = 0) -> None:
         """Bring the marks of tables that had nothing to write up to the others', so that nothing is read again.
 

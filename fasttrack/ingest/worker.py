@@ -102,13 +102,21 @@ class Worker:
     def _ended(self, at: tuple[str, int], offset: int) -> None:
         """At the partition's end: should what is wanted end with a hole, no message will come that shows it."""
         buffer = self._buffers.get(at)
-        if buffer is None:
+        if buffer is not None:
+            buffer.ended = offset
+            self._pass_end(at)
+
+    def _pass_end(self, at: tuple[str, int]) -> None:
+        """Pass over what stands behind a partition's last message: once Kafka deletes it, it would look like a loss."""
+        buffer = self._buffers[at]
+        upto = buffer.ended if buffer.end is None else buffer.end
+        if not buffer.next < upto <= buffer.ended or (buffer.end is None and buffer.values):
             return
-        buffer.ended = offset
-        if buffer.end is not None and buffer.next < buffer.end <= offset:
-            buffer.holes.append((buffer.next, buffer.end))
-            buffer.next = buffer.end
-            self._sure(at)
+        buffer.holes.append((buffer.next, upto))
+        buffer.next = upto
+        if self._sure(at) and not buffer.values:
+            buffer.writer.pass_over(upto)
+            self._buffers[at] = buffer.emptied()
 
     def _add(self, at: tuple[str, int], messages: list[Message]) -> None:
         buffer = self._buffers.get(at)
@@ -199,8 +207,10 @@ class Worker:
             files=written.files, bytes=written.bytes, late=written.late, watermark=written.watermark,
             seconds=written.seconds,
         )  # fmt: skip
-        if at in self._buffers and self._buffers[at].done:
-            pause(self._consumer, at)
+        if at in self._buffers:
+            self._pass_end(at)
+            if self._buffers[at].done:
+                pause(self._consumer, at)
         show_lag(self._consumer, at, buffer.next)
 
     def _tell(self) -> None:

@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from deltalake import write_deltalake
 
 from fasttrack.errors import ConfigurationError, DataLossError, NotFoundError
+from fasttrack.ingest import buffer as buffer_module
 from fasttrack.ingest import records
 from fasttrack.ingest import worker as worker_module
 from fasttrack.ingest.broker import Broker
@@ -193,6 +194,31 @@ def test_messages_that_the_client_passed_over_are_read_again(
     assert cut[0] >= 3
     counts = reconcile(shop, settings).streams["placed"]
     assert (counts.produced, counts.landed, counts.missing, counts.repeated) == (300, 300, 0, 0)
+
+
+def test_what_stands_behind_the_last_message_is_passed_over_without_an_end_too(
+    settings: Settings, shop: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once Kafka has deleted all that is old, a mark before a transaction's end would look like a loss."""
+    monkeypatch.setattr(buffer_module, "_MAX_AGE_SECONDS", 0.5)
+    sender, broker, topic = Transactions(settings, shop), Broker(settings.kafka), shop.topic("placed")
+    sender.commit(*range(5))
+    Lake(shop, settings, broker.cluster_id(), {}).ensure()
+    topics = {"placed": broker.require([topic])[topic]}
+    worker = Worker(Job(shop, settings, broker.cluster_id(), topics, {}, f"quiet-{shop.name}", 6.0, 10_000))
+    running = threading.Thread(target=worker.run)
+    running.start()
+    # Once with messages before it, and once alone.
+    wait_for(lambda: any(buffer.position == 6 for buffer in list(worker._buffers.values())))
+    sender.abort(5, 6)
+    wait_for(lambda: any(buffer.position == 9 for buffer in list(worker._buffers.values())))
+    worker.stop.set()
+    running.join()
+    assert drained_to(settings, shop) == 9
+    at, admin = TopicPartition(topic, 0, 9), AdminClient({"bootstrap.servers": settings.kafka})
+    admin.delete_records([at])[at].result(30)
+    assert drain(shop, settings, workers=1).reused
+    assert reconcile(shop, settings).balanced
 
 
 def test_what_kafka_deleted_of_a_partition_that_was_empty_when_drained_is_missed(
