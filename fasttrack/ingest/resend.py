@@ -1,8 +1,8 @@
 """Dead letters sent again, each once, however often and wherever that is interrupted.
 
-What is sent is committed first (`intent`, with the ends of its partitions), then it is sent, then that is committed
-(`done`). Each message names its dead letter in a header, so that whoever finds an intent without an end looks in Kafka
-for what was sent of it, and sends the rest. The drain owns the tables: here nothing is written but `replays`.
+What is sent is committed first (`intent`), then it is sent in one Kafka transaction, then that is committed (`done`).
+Whoever finds an intent without an end asks Kafka whether its transaction was committed, and else makes it. The drain
+owns the tables: here nothing is written but `replays`.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class _Sorter:
         partition = letter.partition if kept else partition_of(topic.partitions, key)
         origin = (letter.stream, letter.topic, letter.topic_id, letter.partition, letter.offset)
         fixed = mended is not None
-        return Outgoing(*origin, topic.id, partition, 0, key, value, fixed, self._judge.version(letter.stream))
+        return Outgoing(*origin, topic.id, partition, None, key, value, fixed, self._judge.version(letter.stream))
 
     def _refuse(self, letter: Letter, why: Rejection) -> None:
         place = f"{letter.topic}/{letter.partition}/{letter.offset}"
