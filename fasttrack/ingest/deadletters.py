@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 
 from fasttrack.errors import ConfigurationError, NotFoundError
 from fasttrack.ingest.contracts import contract_version
+from fasttrack.ingest.numbers import place
 from fasttrack.ingest.partition import StreamContext
 from fasttrack.ingest.rowcheck import Rejection
 from fasttrack.lake.failures import storage
@@ -142,10 +143,11 @@ def parse_place(text: str) -> tuple[str, int, int]:
         ConfigurationError: it is not like that.
     """
     match = _PLACE.fullmatch(text)
-    if match is None:
+    at = match and place(match[2], match[3])
+    if not match or not at:
         fix = "Write TOPIC/PARTITION/OFFSET or STREAM:PARTITION:OFFSET."
         raise ConfigurationError(f"{text!r} is no place.", fix=fix)
-    return match[1], int(match[2]), int(match[3])
+    return match[1], *at
 
 
 def replayed(usecase: UseCase, settings: Settings, stream: str | None = None) -> pa.Table:
@@ -211,10 +213,10 @@ def search(usecase: UseCase, settings: Settings, wanted: Wanted, by: str = "reas
     when = dict(zip(places(done), done.column("replayed_at").to_pylist(), strict=True))
     empty = pa.table({name: pa.array([], DEAD_LETTERS.field(name).type) for name in columns})
     rows = pa.concat_tables([empty, *batches(usecase, settings, wanted, columns)])
-    again = pa.array([when.get(place) for place in places(rows)], MOMENT)
+    again = pa.array([when.get(each) for each in places(rows)], MOMENT)
     rows = rows.append_column("replayed_at", again)
-    place = [("topic", "ascending"), ("partition", "ascending"), ("offset", "descending")]
-    newest = rows.sort_by([("ingested_at", "descending"), *place]).slice(0, limit)
+    order = [("topic", "ascending"), ("partition", "ascending"), ("offset", "descending")]
+    newest = rows.sort_by([("ingested_at", "descending"), *order]).slice(0, limit)
     return Listing(rows.num_rows, _groups(rows, by), newest.to_pylist())
 
 
@@ -230,17 +232,17 @@ def _groups(rows: pa.Table, by: str) -> list[dict[str, Any]]:
     return listed
 
 
-def letter(usecase: UseCase, settings: Settings, place: tuple[str, int, int]) -> Letter:
+def letter(usecase: UseCase, settings: Settings, at: tuple[str, int, int]) -> Letter:
     """One dead letter; of a topic that was deleted and made again, the newest.
 
     Args:
-        place: topic or stream, partition and offset.
+        at: topic or stream, partition and offset.
 
     Raises:
         NotFoundError: there is none there.
         StorageError: the lake can't be read.
     """
-    name, partition, offset = place
+    name, partition, offset = at
     named = (ds.field("topic") == name) | (ds.field("stream") == name)
     here = (ds.field("partition") == partition) & (ds.field("offset") == offset)
     rows = read(dead_letters_path(settings, usecase), DEAD_LETTERS.names, named & here)
