@@ -56,7 +56,7 @@ def list_letters(
     ] = 20,
 ) -> None:
     """Count dead letters in groups, and list the newest."""
-    from fasttrack.ingest.deadletters import search
+    from fasttrack.ingest.listing import search
 
     wanted = _wanted(stream, reason, since, until, partition, offset_range, contains)
     found = search(load(usecase or default_usecase()), settings(context), wanted, by, limit)
@@ -86,7 +86,7 @@ def show_letter(
         return
     judge = Judge(case, places)
     verdict = judge.refused(found.stream, [found.value], [found.key]).get(0)
-    again = [row for row in replayed(case, places, found.stream).to_pylist() if _same(row, found.place)]
+    again = replayed(case, places, at=found.place).to_pylist()
     told = asdict(found) | {
         "key": _text(found.key),
         "value": _text(found.value),
@@ -171,10 +171,6 @@ def _moment(text: str | None, where: str) -> datetime | None:
         return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"{text!r} is no moment.", where=where, fix="Write 2013-01-31T10:00:00Z.") from error
-
-
-def _same(row: dict[str, Any], place: tuple[str, int, int]) -> bool:
-    return (row["topic_id"], row["partition"], row["offset"]) == place
 
 
 def _cells(row: dict[str, Any], columns: list[str]) -> list[Any]:

@@ -14,9 +14,10 @@ import pytest
 from fasttrack.cli.main import main
 from fasttrack.errors import ConflictError
 from fasttrack.ingest.broker import Broker
-from fasttrack.ingest.deadletters import Wanted, search
+from fasttrack.ingest.deadletters import Wanted
 from fasttrack.ingest.drain import drain
 from fasttrack.ingest.fix import Fix
+from fasttrack.ingest.listing import search
 from fasttrack.ingest.outbox import Outbox, Outgoing, opened
 from fasttrack.ingest.reconcile import Replayed, reconcile
 from fasttrack.ingest.resend import resend

@@ -50,7 +50,7 @@ OLD = "2019-01-01T10:00:00Z"
 _HALTED = """
 import os, signal, sys
 from pathlib import Path
-from fasttrack.ingest import outbox, resend
+from fasttrack.ingest import outbox, resend, rounds
 from fasttrack.ingest.deadletters import Wanted
 from fasttrack.ingest.fix import Fix
 from fasttrack.ingest.outbox import Outbox
@@ -59,7 +59,7 @@ from fasttrack.settings import Settings
 from tests.unit.ingest_usecase import usecase
 
 name, moment, fix, how, lock = sys.argv[1:]
-resend._ROUND = 5
+rounds._ROUND = 5
 outbox._lock = lambda path: Path(lock)
 begun = [True] if moment.startswith("resumed: ") else []
 

@@ -20,9 +20,10 @@ from fasttrack.cli.deadletters import hex_dump
 from fasttrack.cli.main import main
 from fasttrack.errors import ConfigurationError, NotFoundError
 from fasttrack.ingest.broker import Offsets, Topic
-from fasttrack.ingest.deadletters import Wanted, letter, parse_place, search
+from fasttrack.ingest.deadletters import Wanted, letter, parse_place
 from fasttrack.ingest.fix import Fix
 from fasttrack.ingest.holes import runs
+from fasttrack.ingest.listing import search
 from fasttrack.ingest.outbox import partition_of
 from fasttrack.ingest.plan import partitions
 from fasttrack.ingest.rowcheck import Rejection
