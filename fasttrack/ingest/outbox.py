@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ from fasttrack.usecase import UseCase
 #: The header that names the dead letter that a message was sent for: ``<topic id>/<partition>/<offset>``.
 HEADER = "deadletter"
 _APP = "replays"
+_APPEAR_SECONDS = 2.0
+_LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Outbox:
         owner = str(load(path).metadata().id)
         self._receipts = Receipts(broker, usecase.name, owner)
         self._name = f"{self._receipts.topic}.{owner}"
+        self._last: Sequence[Outgoing] = []
 
     def _interrupted(self) -> bool:
         return (self._ledger.mark or 0) % 2 == 1
@@ -138,6 +142,27 @@ class Outbox:
             done = self._settled(found, planned, now, since)
         self._commit("done", done, datetime.now(UTC))
 
+    def appear(self) -> None:
+        """Wait until what was sent last can be read: a commit is answered before all partitions have heard of it.
+
+        What another producer's open transaction hides isn't waited for longer.
+
+        Raises:
+            UnavailableError: the broker does not answer.
+        """
+        sent = {(self._topics[m.stream], m.sent_partition): m.sent_offset or 0 for m in self._last if self._here(m)}
+        topics = {topic.name: topic for topic, _ in sent}
+        deadline = time.monotonic() + _APPEAR_SECONDS
+        while sent and time.monotonic() < deadline:
+            held = self._broker.offsets(topics)
+            if all(held[topic.name, partition].latest > offset for (topic, partition), offset in sent.items()):
+                return
+            time.sleep(_LOOK_SECONDS)
+
+    def _here(self, message: Outgoing) -> bool:
+        topic = self._topics.get(message.stream)
+        return topic is not None and topic.id == message.sent_topic_id
+
     def _settled(self, found: Transaction, messages: Sequence[Outgoing], at: datetime, since: int) -> list[Outgoing]:
         """The messages of the open round with their offsets: those of a transaction that was committed, or of this one.
 
@@ -164,7 +189,7 @@ class Outbox:
                 "a replay of its dead letters was interrupted, and the use case no longer has the stream.",
                 where=f"stream {message.stream}", fix="Replay once more with the use case as it was.",
             )  # fmt: skip
-        if message.sent_topic_id == topic.id:
+        if self._here(message):
             return message
         return replace(message, sent_topic_id=topic.id, sent_partition=partition_of(topic.partitions, message.key))
 
@@ -198,6 +223,7 @@ class Outbox:
             self._ledger.append(pa.Table.from_pylist(rows, REPLAYS), mark)
         except Fenced as error:
             raise _busy(self._ledger.path) from error
+        self._last = kept if state == "done" else []
 
 
 def partition_of(stream_partitions: int, key: bytes | None) -> int:

@@ -83,6 +83,7 @@ def resend(
             for found in rounds(Shelf(usecase, settings), wanted, tally):
                 if ready := sorter.outgoing(found):
                     outbox.send(ready)
+            outbox.appear()
     report.matched, report.before, report.refused = tally.matched, tally.before, sorter.refused()
     report.seconds = time.monotonic() - began
     return report

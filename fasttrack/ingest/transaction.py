@@ -22,6 +22,8 @@ _ABORT_SECONDS = 5.0
 _SETTINGS = {
     "acks": "all",
     "linger.ms": 20,
+    # The broker says what is too large.
+    "message.max.bytes": 1_000_000_000,
     "transaction.timeout.ms": int(_TIMEOUT_SECONDS * 1000),
     "message.timeout.ms": int(_TIMEOUT_SECONDS * 1000),
 }

@@ -20,6 +20,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
+from fasttrack.ingest import outbox
 from fasttrack.ingest.broker import Broker
 from fasttrack.ingest.deadletters import Wanted, replayed
 from fasttrack.ingest.drain import drain
@@ -187,8 +188,10 @@ def test_killed_at_each_moment_each_is_sent_once(settings: Settings, shop: UseCa
 
 
 def test_overtaken_on_another_machine_while_a_foreign_transaction_hides_all_each_is_sent_once(
-    settings: Settings, shop: UseCase, fix: str
+    settings: Settings, shop: UseCase, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # In vain here, until the foreign transaction ends.
+    monkeypatch.setattr(outbox, "_APPEAR_SECONDS", 0)
     with foreign(settings, shop):
         for moment in MOMENTS:
             with halted(settings, shop, moment, fix, "SIGSTOP") as first:
