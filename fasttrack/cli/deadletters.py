@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import string
 import sys
 from dataclasses import asdict
@@ -20,14 +21,17 @@ if TYPE_CHECKING:
 
 group = typer.Typer(no_args_is_help=True, help="Search the messages that broke their contract, and send them again.")
 
+_LARGEST_PARTITION = 2**31 - 1
+_MOST = 1_000_000
+_BYTES_A_LINE = 16
+
 Stream = Annotated[str | None, typer.Option(help="Only of this stream.")]
 Reason = Annotated[str | None, typer.Option(help="Only refused for this reason, such as 'wrong type'.")]
 Since = Annotated[str | None, typer.Option(help="Only drained at or after this moment (ISO 8601, UTC).")]
 Until = Annotated[str | None, typer.Option(help="Only drained before this moment (ISO 8601, UTC).")]
-Partition = Annotated[int | None, typer.Option(help="Only of this partition.", min=0)]
+Partition = Annotated[int | None, typer.Option(help="Only of this partition.", min=0, max=_LARGEST_PARTITION)]
 OffsetRange = Annotated[str | None, typer.Option(metavar="FIRST-LAST", help="Only at these offsets.")]
 Contains = Annotated[str | None, typer.Option(metavar="TEXT", help="Only with this text among their bytes.")]
-_BYTES_A_LINE = 16
 
 
 def register(app: typer.Typer) -> None:
@@ -47,10 +51,12 @@ def list_letters(
     offset_range: OffsetRange = None,
     contains: Contains = None,
     by: Annotated[str, typer.Option(help="Group by reason, stream, detail, partition or contract_version.")] = "reason",
-    limit: Annotated[int, typer.Option(help="How many of the newest are listed; 0: only groups.", min=0)] = 20,
+    limit: Annotated[
+        int, typer.Option(help="How many of the newest are listed; 0: only groups.", min=0, max=_MOST)
+    ] = 20,
 ) -> None:
     """Count dead letters in groups, and list the newest."""
-    from fasttrack.ingest.deadletters import search
+    from fasttrack.ingest.listing import search
 
     wanted = _wanted(stream, reason, since, until, partition, offset_range, contains)
     found = search(load(usecase or default_usecase()), settings(context), wanted, by, limit)
@@ -80,7 +86,7 @@ def show_letter(
         return
     judge = Judge(case, places)
     verdict = judge.refused(found.stream, [found.value], [found.key]).get(0)
-    again = [row for row in replayed(case, places, found.stream).to_pylist() if _same(row, found.place)]
+    again = replayed(case, places, at=found.place).to_pylist()
     told = asdict(found) | {
         "key": _text(found.key),
         "value": _text(found.value),
@@ -140,14 +146,21 @@ def _wanted(
 ) -> Wanted:
     from fasttrack.ingest.deadletters import Wanted
 
-    span = None
-    if offsets is not None:
-        first, dash, last = offsets.partition("-")
-        if not (dash and first.isdecimal() and last.isdecimal()):
-            raise ConfigurationError(f"{offsets!r} is no range.", where="--offset-range", fix="Write FIRST-LAST.")
-        span = int(first), int(last)
     moments = _moment(since, "--since"), _moment(until, "--until")
-    return Wanted(stream, reason, partition, span, *moments, None if contains is None else contains.encode())
+    # The bytes that were typed, whatever the terminal takes them for.
+    typed = None if contains is None else os.fsencode(contains)
+    return Wanted(stream, reason, partition, _span(offsets), *moments, typed)
+
+
+def _span(text: str | None) -> tuple[int, int] | None:
+    from fasttrack.ingest.numbers import LARGEST_OFFSET, whole
+
+    if text is None:
+        return None
+    first, last = (whole(part, LARGEST_OFFSET) for part in text.partition("-")[::2])
+    if first is None or last is None or first > last:
+        raise ConfigurationError(f"{text!r} is no range.", where="--offset-range", fix="Write FIRST-LAST.")
+    return first, last
 
 
 def _moment(text: str | None, where: str) -> datetime | None:
@@ -155,13 +168,9 @@ def _moment(text: str | None, where: str) -> datetime | None:
         return None
     try:
         found = datetime.fromisoformat(text)
-    except ValueError as error:
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
         raise ConfigurationError(f"{text!r} is no moment.", where=where, fix="Write 2013-01-31T10:00:00Z.") from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _same(row: dict[str, Any], place: tuple[str, int, int]) -> bool:
-    return (row["topic_id"], row["partition"], row["offset"]) == place
 
 
 def _cells(row: dict[str, Any], columns: list[str]) -> list[Any]:

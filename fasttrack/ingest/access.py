@@ -31,7 +31,8 @@ PASSING = frozenset(
 
 #: There is no right to it.
 DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
-                    KafkaError.CLUSTER_AUTHORIZATION_FAILED})  # fmt: skip
+                    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+                    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED})  # fmt: skip
 
 _REFUSED = frozenset({KafkaError._SSL, KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED,
                       KafkaError.UNSUPPORTED_SASL_MECHANISM})  # fmt: skip

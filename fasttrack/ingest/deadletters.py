@@ -1,30 +1,25 @@
-"""Dead letters: found, counted, shown, and held against the contract as it is now."""
+"""Dead letters: what they are, one of them, and what they are held against the contract as it is now."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from fasttrack.errors import ConfigurationError, NotFoundError
 from fasttrack.ingest.contracts import contract_version
+from fasttrack.ingest.numbers import place
 from fasttrack.ingest.partition import StreamContext
 from fasttrack.ingest.rowcheck import Rejection
-from fasttrack.lake.failures import storage
 from fasttrack.lake.schemas import DEAD_LETTERS, MOMENT, REPLAYS
-from fasttrack.lake.tables import dead_letters_path, load, read, replays_path
+from fasttrack.lake.tables import dead_letters_path, read, replays_path
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 
 _PLACE = re.compile(r"(.+?)[:/](\d+)[:/](\d+)")
-_GROUPS = ("reason", "stream", "detail", "partition", "contract_version", "topic")
-_BATCH_ROWS = 10_000
 
 Place = tuple[str, int, int]
 
@@ -89,21 +84,6 @@ class Letter:
         return self.topic_id, self.partition, self.offset
 
 
-@dataclass
-class Listing:
-    """What a search found.
-
-    Attributes:
-        matched: how many there are.
-        groups: their counts (``count``, ``replayed``, ``first``, ``last``) by what they were grouped by, largest first.
-        letters: the newest, without key and value; ``replayed_at`` if they were sent again.
-    """
-
-    matched: int = 0
-    groups: list[dict[str, Any]] = field(default_factory=list)
-    letters: list[dict[str, Any]] = field(default_factory=list)
-
-
 class Judge:
     """Says what the drain would make of messages now.
 
@@ -142,14 +122,19 @@ def parse_place(text: str) -> tuple[str, int, int]:
         ConfigurationError: it is not like that.
     """
     match = _PLACE.fullmatch(text)
-    if match is None:
+    at = match and place(match[2], match[3])
+    if not match or not at:
         fix = "Write TOPIC/PARTITION/OFFSET or STREAM:PARTITION:OFFSET."
         raise ConfigurationError(f"{text!r} is no place.", fix=fix)
-    return match[1], int(match[2]), int(match[3])
+    return match[1], *at
 
 
-def replayed(usecase: UseCase, settings: Settings, stream: str | None = None) -> pa.Table:
+def replayed(usecase: UseCase, settings: Settings, stream: str | None = None, at: Place | None = None) -> pa.Table:
     """The dead letters that were sent again: rows of the table `replays`, but for keys and values.
+
+    Args:
+        stream: only those of this stream.
+        at: only the one at this place.
 
     Raises:
         StorageError: the lake can't be read.
@@ -158,89 +143,26 @@ def replayed(usecase: UseCase, settings: Settings, stream: str | None = None) ->
     where = ds.field("state") == "done"
     if stream is not None:
         where &= ds.field("stream") == stream
+    if at is not None:
+        for name, value in zip(("topic_id", "partition", "offset"), at, strict=True):
+            where &= ds.field(name) == value
     try:
         return read(replays_path(settings, usecase), columns, where)
     except NotFoundError:
         return pa.table({name: pa.array([], REPLAYS.field(name).type) for name in columns})
 
 
-def places(rows: pa.Table) -> list[Place]:
-    """Topic id, partition and offset of each row."""
-    columns = (rows.column(name).to_pylist() for name in ("topic_id", "partition", "offset"))
-    return list(zip(*columns, strict=True))
-
-
-def batches(usecase: UseCase, settings: Settings, wanted: Wanted, columns: list[str]) -> Iterator[pa.Table]:
-    """The rows that are wanted, some thousand at a time, as the table is when this begins.
-
-    Raises:
-        NotFoundError: nothing was drained yet.
-        StorageError: the lake can't be read.
-    """
-    path = dead_letters_path(settings, usecase)
-    table = load(path)
-    asked = columns if wanted.contains is None else list({*columns, "value"})
-    with storage(path):
-        found = table.to_pyarrow_dataset().to_batches(
-            columns=asked, filter=wanted.expression(), batch_size=_BATCH_ROWS, batch_readahead=2, fragment_readahead=2
-        )
-        for batch in found:
-            rows = pa.Table.from_batches([batch])
-            if wanted.contains is not None:
-                rows = rows.filter(pc.match_substring(rows.column("value"), wanted.contains))
-            if rows.num_rows:
-                yield rows.select(columns)
-
-
-def search(usecase: UseCase, settings: Settings, wanted: Wanted, by: str = "reason", limit: int = 20) -> Listing:
-    """Count dead letters, and list the newest.
-
-    Args:
-        by: a column to group by: reason, stream, detail, partition, contract_version or topic.
-        limit: how many are listed.
-
-    Raises:
-        ConfigurationError: `by` is none of these.
-        NotFoundError: nothing was drained yet.
-        StorageError: the lake can't be read.
-    """
-    if by not in _GROUPS:
-        raise ConfigurationError(f"{by!r} is nothing to group by.", where="--by", fix=f"Use {', '.join(_GROUPS)}.")
-    columns = [name for name in DEAD_LETTERS.names if name not in ("key", "value")]
-    done = replayed(usecase, settings)
-    when = dict(zip(places(done), done.column("replayed_at").to_pylist(), strict=True))
-    empty = pa.table({name: pa.array([], DEAD_LETTERS.field(name).type) for name in columns})
-    rows = pa.concat_tables([empty, *batches(usecase, settings, wanted, columns)])
-    again = pa.array([when.get(place) for place in places(rows)], MOMENT)
-    rows = rows.append_column("replayed_at", again)
-    place = [("topic", "ascending"), ("partition", "ascending"), ("offset", "descending")]
-    newest = rows.sort_by([("ingested_at", "descending"), *place]).slice(0, limit)
-    return Listing(rows.num_rows, _groups(rows, by), newest.to_pylist())
-
-
-def _groups(rows: pa.Table, by: str) -> list[dict[str, Any]]:
-    keys = list(dict.fromkeys(["stream", by]))
-    sums = [([], "count_all"), ("replayed_at", "count"), ("ingested_at", "min"), ("ingested_at", "max")]
-    found = rows.group_by(keys).aggregate(sums)
-    names = {"count_all": "count", "replayed_at_count": "replayed"}
-    names |= {"ingested_at_min": "first", "ingested_at_max": "last"}
-    found = found.rename_columns([names.get(name, name) for name in found.column_names])
-    order = [("count", "descending"), *((key, "ascending") for key in keys)]
-    listed: list[dict[str, Any]] = found.select([*keys, *names.values()]).sort_by(order).to_pylist()
-    return listed
-
-
-def letter(usecase: UseCase, settings: Settings, place: tuple[str, int, int]) -> Letter:
+def letter(usecase: UseCase, settings: Settings, at: tuple[str, int, int]) -> Letter:
     """One dead letter; of a topic that was deleted and made again, the newest.
 
     Args:
-        place: topic or stream, partition and offset.
+        at: topic or stream, partition and offset.
 
     Raises:
         NotFoundError: there is none there.
         StorageError: the lake can't be read.
     """
-    name, partition, offset = place
+    name, partition, offset = at
     named = (ds.field("topic") == name) | (ds.field("stream") == name)
     here = (ds.field("partition") == partition) & (ds.field("offset") == offset)
     rows = read(dead_letters_path(settings, usecase), DEAD_LETTERS.names, named & here)

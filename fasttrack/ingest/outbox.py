@@ -1,6 +1,7 @@
-"""Messages that have to be in Kafka once, whoever is killed when: intents before, ends after, headers to tell.
+"""Messages that have to be in Kafka once, whoever is killed when, and wherever else somebody does the same.
 
-The table `replays` is both. Its app transaction counts commits: an odd mark is an intent whose end is missing.
+An intent is committed to the table `replays`; its messages, and a receipt for them, are one Kafka transaction; an end
+is committed to the table. The table's app transaction counts commits: an odd mark is an intent whose end is missing.
 """
 
 from __future__ import annotations
@@ -8,33 +9,36 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from fasttrack.errors import ConflictError, NotFoundError
+from fasttrack.ingest import transaction
 from fasttrack.ingest.broker import Broker, Topic
 from fasttrack.ingest.deadletters import Place
-from fasttrack.ingest.publisher import Publisher
-from fasttrack.ingest.scan import scan
+from fasttrack.ingest.receipts import Receipt, Receipts
+from fasttrack.ingest.transaction import Sending, Transaction
 from fasttrack.lake.append import Fenced, Ledger
 from fasttrack.lake.failures import storage
 from fasttrack.lake.schemas import REPLAYS
 from fasttrack.lake.storage import remote
-from fasttrack.lake.tables import ensure, replays_path
+from fasttrack.lake.tables import ensure, load, replays_path
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
 
 #: The header that names the dead letter that a message was sent for: ``<topic id>/<partition>/<offset>``.
 HEADER = "deadletter"
 _APP = "replays"
+_APPEAR_SECONDS = 2.0
+_LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Outgoing:
     Attributes:
         stream, topic, topic_id, partition, offset: the dead letter.
         sent_topic_id, sent_partition: where it goes.
-        sent_offset: the partition's end when the intent is committed; then the message's own offset.
+        sent_offset: the message's offset; None in an intent.
         key, value: what is sent.
         fixed: whether it is not what the dead letter held.
         contract_version: of the contract that accepts it.
@@ -57,7 +61,7 @@ class Outgoing:
     offset: int
     sent_topic_id: str
     sent_partition: int
-    sent_offset: int
+    sent_offset: int | None
     key: bytes | None
     value: bytes | None
     fixed: bool
@@ -85,99 +89,141 @@ class Outbox:
 
     def __init__(self, usecase: UseCase, settings: Settings, broker: Broker, topics: Mapping[str, Topic]) -> None:
         self._broker, self._topics = broker, topics
-        self._publisher = Publisher(broker)
-        self._ledger = Ledger(replays_path(settings, usecase), _APP)
+        path = replays_path(settings, usecase)
+        self._ledger = Ledger(path, _APP)
+        owner = str(load(path).metadata().id)
+        self._receipts = Receipts(broker, usecase.name, owner)
+        self._name = f"{self._receipts.topic}.{owner}"
+        self._last: Sequence[Outgoing] = []
 
-    @property
-    def _open(self) -> bool:
+    def _interrupted(self) -> bool:
         return (self._ledger.mark or 0) % 2 == 1
 
     def resume(self) -> int:
         """Finish what an interrupted replay began; how many messages that were.
 
+        A replay that is still at work on it, on another machine, is stopped.
+
         Raises:
             ConflictError: another replay is at work.
+            NotFoundError: its messages were not sent, and the use case has no such stream any more.
             StorageError: the lake can't be read or written.
             UnavailableError: the broker does not answer; run it again.
         """
-        if not self._open:
+        if not self._interrupted():
             return 0
-        mine = (ds.field("state") == "intent") & (ds.field("round") == self._ledger.mark)
-        rows = self._ledger.rows(REPLAYS.names, mine).to_pylist()
-        found = [self._still(Outgoing(**{name: row[name] for name in Outgoing.__dataclass_fields__})) for row in rows]
-        self._finish(found, self._sent(found))
-        return len(found)
+        self._receipts.end()
+        with transaction.opened(self._broker, self._name) as found:
+            # Only now nobody is at work on it any more.
+            self._ledger = Ledger(self._ledger.path, _APP)
+            if not self._interrupted():
+                return 0
+            mine = (ds.field("state") == "intent") & (ds.field("round") == self._ledger.mark)
+            rows = self._ledger.rows(REPLAYS.names, mine).to_pylist()
+            messages = [Outgoing(**{name: row[name] for name in Outgoing.__dataclass_fields__}) for row in rows]
+            done = self._settled(found, messages, rows[0]["replayed_at"], since=0)
+        self._commit("done", done, datetime.now(UTC))
+        return len(done)
+
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Send messages, in the order given by partition; `sent_topic_id` and `sent_offset` are filled in here.
+
+        Raises:
+            ConflictError, StorageError, UnavailableError: as for `resume`.
+        """
+        since = self._receipts.end()
+        planned = [replace(each, sent_topic_id=self._topics[each.stream].id) for each in messages]
+        now = datetime.now(UTC)
+        self._commit("intent", planned, now)
+        with transaction.opened(self._broker, self._name) as found:
+            # Another may have finished this round before the transaction was opened, and begun others.
+            if Ledger(self._ledger.path, _APP).mark != self._ledger.mark:
+                raise _busy(self._ledger.path)
+            done = self._settled(found, planned, now, since)
+        self._commit("done", done, datetime.now(UTC))
+
+    def appear(self) -> None:
+        """Wait until what was sent last can be read: a commit is answered before all partitions have heard of it.
+
+        What another producer's open transaction hides isn't waited for longer.
+
+        Raises:
+            UnavailableError: the broker does not answer.
+        """
+        sent = {(self._topics[m.stream], m.sent_partition): m.sent_offset or 0 for m in self._last if self._here(m)}
+        topics = {topic.name: topic for topic, _ in sent}
+        deadline = time.monotonic() + _APPEAR_SECONDS
+        while sent and time.monotonic() < deadline:
+            held = self._broker.offsets(topics)
+            if all(held[topic.name, partition].latest > offset for (topic, partition), offset in sent.items()):
+                return
+            time.sleep(_LOOK_SECONDS)
+
+    def _here(self, message: Outgoing) -> bool:
+        topic = self._topics.get(message.stream)
+        return topic is not None and topic.id == message.sent_topic_id
+
+    def _settled(self, found: Transaction, messages: Sequence[Outgoing], at: datetime, since: int) -> list[Outgoing]:
+        """The messages of the open round with their offsets: those of a transaction that was committed, or of this one.
+
+        Each transaction begins by looking for the receipts of those before it, all of which are decided by then. So
+        only one that commits a round's messages can ever be.
+        """
+        ordered = sorted(messages, key=lambda each: each.place)
+        number = self._ledger.mark or 0
+        receipt = self._receipts.find(found, number, at, since)
+        if receipt is None:
+            ordered = [self._still(each) for each in ordered]
+            receipt = self._sent(found, ordered, number, at)
+        where = zip(ordered, receipt.partitions, receipt.offsets, strict=True)
+        return [
+            replace(each, sent_topic_id=receipt.topics[each.stream], sent_partition=partition, sent_offset=offset)
+            for each, partition, offset in where
+        ]
 
     def _still(self, message: Outgoing) -> Outgoing:
-        """The same, for the topic as it is now: one that was made again is looked through from its beginning."""
+        """The same, for the topic as it is now: in one that was made again keys may have other partitions."""
         topic = self._topics.get(message.stream)
         if topic is None:
             raise NotFoundError(
                 "a replay of its dead letters was interrupted, and the use case no longer has the stream.",
                 where=f"stream {message.stream}", fix="Replay once more with the use case as it was.",
             )  # fmt: skip
-        if message.sent_topic_id == topic.id:
+        if self._here(message):
             return message
-        partition = partition_of(topic.partitions, message.key)
-        return replace(message, sent_topic_id=topic.id, sent_partition=partition, sent_offset=0)
+        return replace(message, sent_topic_id=topic.id, sent_partition=partition_of(topic.partitions, message.key))
 
-    def send(self, messages: Sequence[Outgoing]) -> None:
-        """Send messages, whose `sent_topic_id` and `sent_offset` are filled in here.
+    def _sent(self, found: Transaction, messages: Sequence[Outgoing], number: int, at: datetime) -> Receipt:
+        used = {each.stream: self._topics[each.stream] for each in messages}
+        offsets = found.send(
+            [
+                Sending(used[m.stream].name, m.sent_partition, m.key, m.value or b"", ((HEADER, m.mark),))
+                for m in messages
+            ]
+        )
+        ids = {stream: topic.id for stream, topic in used.items()}
+        receipt = Receipt(number, at.isoformat(), ids, [each.sent_partition for each in messages], offsets)
+        self._receipts.send(found, receipt)
+        # Messages are sent by name: a topic that was made again meanwhile is not the one of the receipt.
+        held = self._broker.require([topic.name for topic in used.values()])
+        if any(held[topic.name].id != topic.id for topic in used.values()):
+            raise ConflictError(
+                "a topic was deleted and made again while a replay was sending.",
+                where=", ".join(topic.name for topic in used.values()), fix="Start again: nothing of it was sent.",
+            )  # fmt: skip
+        found.commit()
+        return receipt
 
-        Raises:
-            ConflictError, StorageError, UnavailableError: as for `resume`.
-        """
-        held = self._broker.offsets({topic.name: topic for topic in self._topics.values()})
-        planned = []
-        for each in messages:
-            topic = self._topics[each.stream]
-            end = held[topic.name, each.sent_partition].latest
-            planned.append(replace(each, sent_topic_id=topic.id, sent_offset=end))
-        self._commit("intent", planned)
-        self._finish(planned, {})
-
-    def _finish(self, messages: Sequence[Outgoing], sent: dict[Place, tuple[str, int]]) -> None:
-        left = [each for each in messages if each.place not in sent]
-        for each in left:
-            topic = self._topics[each.stream].name
-            self._publisher.send_marked(topic, each.sent_partition, each.key, each.value or b"", (HEADER, each.mark))
-        self._publisher.flush()
-        sent = sent | self._sent(left)
-        if any(each.place not in sent for each in messages):
-            raise self._broker.unavailable("it does not show what was sent")
-        done = [replace(m, sent_topic_id=sent[m.place][0], sent_offset=sent[m.place][1]) for m in messages]
-        self._commit("done", [replace(each, key=None, value=None) for each in done])
-
-    def _sent(self, messages: Sequence[Outgoing]) -> dict[Place, tuple[str, int]]:
-        """The topic id and offset of those messages that Kafka has."""
-        found: dict[Place, tuple[str, int]] = {}
-        for stream in {each.stream for each in messages}:
-            topic = self._topics[stream]
-            held = self._broker.offsets({topic.name: topic})
-            for partition in {each.sent_partition for each in messages if each.stream == stream}:
-                mine = [m for m in messages if m.stream == stream and m.sent_partition == partition]
-                marks = {each.mark: each.place for each in mine}
-                low = min(each.sent_offset for each in mine)
-                at = held[topic.name, partition]
-                for message in scan(self._broker, topic.name, partition, max(low, at.earliest), at.latest - 1):
-                    place = _marked(message.headers(), marks)
-                    if place is not None:
-                        found.setdefault(place, (topic.id, int(message.offset() or 0)))
-        return found
-
-    def _commit(self, state: str, messages: Sequence[Outgoing]) -> None:
+    def _commit(self, state: str, messages: Sequence[Outgoing], at: datetime) -> None:
         mark = (self._ledger.mark or 0) + 1
         number = mark if state == "intent" else mark - 1
-        now = datetime.now(UTC)
-        rows = [{**vars(each), "state": state, "round": number, "replayed_at": now} for each in messages]
+        kept = messages if state == "intent" else [replace(each, key=None, value=None) for each in messages]
+        rows = [{**vars(each), "state": state, "round": number, "replayed_at": at} for each in kept]
         try:
             self._ledger.append(pa.Table.from_pylist(rows, REPLAYS), mark)
         except Fenced as error:
             raise _busy(self._ledger.path) from error
-
-
-def _marked(headers: Any, marks: Mapping[bytes, Place]) -> Place | None:
-    return next((marks[value] for name, value in headers or [] if name == HEADER and value in marks), None)
+        self._last = kept if state == "done" else []
 
 
 def partition_of(stream_partitions: int, key: bytes | None) -> int:
@@ -189,7 +235,8 @@ def partition_of(stream_partitions: int, key: bytes | None) -> int:
 def opened(usecase: UseCase, settings: Settings, broker: Broker, topics: Mapping[str, Topic]) -> Iterator[Outbox]:
     """The outbox of a use case, for one process at a time.
 
-    The lock only spares two replays each other's work, and goes with its process; what keeps the order is the mark.
+    The lock only spares two replays on one machine (or disk) each other's work, and goes with its process; what keeps
+    the order is the mark, and Kafka, which knows one producer of the transaction's name.
 
     Raises:
         ConflictError: another replay is at work.
@@ -218,5 +265,5 @@ def _busy(path: str) -> ConflictError:
     return ConflictError(
         "another replay of dead letters is at work.",
         where=path,
-        fix="Wait for its end: what it does is not done twice.",
+        fix="Wait for its end, then start again: what either sent is not sent twice.",
     )

@@ -69,21 +69,6 @@ class Publisher:
         if queued < len(messages):
             raise self._unavailable(next((m["_error"] for m in messages if "_error" in m), "queue full"))
 
-    def send_marked(
-        self, topic: str, partition: int, key: bytes | None, value: bytes, header: tuple[str, bytes]
-    ) -> None:
-        """Queue one message with a header, which a batch can't have.
-
-        Raises:
-            UnavailableError: as for `send`.
-        """
-        self._wait(_QUEUE_MESSAGES)
-        try:
-            self._producer.produce(topic, value, key, partition, headers=[header])
-        except (BufferError, KafkaException) as error:
-            raise self._unavailable(error) from error
-        self._given += 1
-
     def flush(self) -> None:
         """Wait until the broker has everything.
 

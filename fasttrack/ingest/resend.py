@@ -1,31 +1,25 @@
 """Dead letters sent again, each once, however often and wherever that is interrupted.
 
-What is sent is committed first (`intent`, with the ends of its partitions), then it is sent, then that is committed
-(`done`). Each message names its dead letter in a header, so that whoever finds an intent without an end looks in Kafka
-for what was sent of it, and sends the rest. The drain owns the tables: here nothing is written but `replays`.
+What is sent is committed first (`intent`), then it is sent in one Kafka transaction, then that is committed (`done`).
+Whoever finds an intent without an end asks Kafka whether its transaction was committed, and else makes it. The drain
+owns the tables: here nothing is written but `replays`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from fasttrack.ingest.broker import Broker, Topic
-from fasttrack.ingest.deadletters import Judge, Letter, Place, Wanted, batches, letters, places, replayed
+from fasttrack.ingest.deadletters import Judge, Letter, Wanted
 from fasttrack.ingest.fix import Fix
 from fasttrack.ingest.outbox import Outgoing, opened, partition_of
+from fasttrack.ingest.rounds import Shelf, Tally, rounds
 from fasttrack.ingest.rowcheck import Rejection
-from fasttrack.lake.schemas import DEAD_LETTERS
 from fasttrack.progress import note
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
-
-_ROUND = 5_000
 
 
 @dataclass
@@ -76,45 +70,23 @@ def resend(
     broker.greet()
     by_name = broker.require([usecase.topic(name) for name in usecase.streams])
     topics = {name: by_name[usecase.topic(name)] for name in usecase.streams}
-    report = Resent(dry_run=dry_run)
+    report, tally = Resent(dry_run=dry_run), Tally()
     sorter = _Sorter(Judge(usecase, settings), topics, fix, report)
     if dry_run:
-        for found in _rounds(usecase, settings, wanted, report):
+        for found in rounds(Shelf(usecase, settings), wanted, tally):
             sorter.outgoing(found)
     else:
         with opened(usecase, settings, broker, topics) as outbox:
             report.resumed = outbox.resume()
             if report.resumed:
                 note(f"An interrupted replay is finished: {report.resumed:,} messages are surely sent.")
-            for found in _rounds(usecase, settings, wanted, report):
+            for found in rounds(Shelf(usecase, settings), wanted, tally):
                 if ready := sorter.outgoing(found):
                     outbox.send(ready)
-    report.refused = sorter.refused()
+            outbox.appear()
+    report.matched, report.before, report.refused = tally.matched, tally.before, sorter.refused()
     report.seconds = time.monotonic() - began
     return report
-
-
-def _rounds(usecase: UseCase, settings: Settings, wanted: Wanted, report: Resent) -> Iterator[list[Letter]]:
-    """What is wanted and was not replayed, in the order of stream, partition and offset, some thousand at a time."""
-    found = list(batches(usecase, settings, wanted, ["stream", "topic_id", "partition", "offset"]))
-    done = set(places(replayed(usecase, settings)))
-    every = [place for rows in found for place in places(rows)]
-    left = sorted(place for place in every if place not in done)
-    report.matched, report.before = len(every), len(every) - len(left)
-    for low in range(0, len(left), _ROUND):
-        mine = set(left[low : low + _ROUND])
-        yield _read(usecase, settings, mine)
-
-
-def _read(usecase: UseCase, settings: Settings, mine: set[Place]) -> list[Letter]:
-    offsets = [offset for _, _, offset in mine]
-    near = Wanted(offsets=(min(offsets), max(offsets)))
-    found: list[Letter] = []
-    for rows in batches(usecase, settings, near, DEAD_LETTERS.names):
-        kept = pa.array([place in mine for place in places(rows)], pa.bool_())
-        if pc.any(kept).as_py():
-            found += letters(rows.filter(kept))
-    return sorted(found, key=lambda letter: letter.place)
 
 
 class _Sorter:
@@ -160,7 +132,7 @@ class _Sorter:
         partition = letter.partition if kept else partition_of(topic.partitions, key)
         origin = (letter.stream, letter.topic, letter.topic_id, letter.partition, letter.offset)
         fixed = mended is not None
-        return Outgoing(*origin, topic.id, partition, 0, key, value, fixed, self._judge.version(letter.stream))
+        return Outgoing(*origin, topic.id, partition, None, key, value, fixed, self._judge.version(letter.stream))
 
     def _refuse(self, letter: Letter, why: Rejection) -> None:
         place = f"{letter.topic}/{letter.partition}/{letter.offset}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fasttrack.errors import ConfigurationError, NotFoundError
 from fasttrack.ingest.broker import Offsets, Topic
+from fasttrack.ingest.numbers import LARGEST_OFFSET, place, whole
 from fasttrack.usecase import UseCase
 
 Spans = dict[str, list[tuple[int, int]]]
@@ -41,9 +42,10 @@ def parse_from(texts: Sequence[str], stream: str) -> list[Stretch]:
     found = []
     for text in texts:
         match = _FROM.fullmatch(text)
-        if match is None:
+        at = match and place(match[1], match[2])
+        if not at:
             raise ConfigurationError(f"{text!r} is no place.", where="--from", fix="Write PARTITION:OFFSET, as 0:1200.")
-        found.append(Stretch(stream, int(match[1]), int(match[2])))
+        found.append(Stretch(stream, *at))
     return found
 
 
@@ -56,11 +58,13 @@ def parse_range(texts: Sequence[str]) -> list[Stretch]:
     found = []
     for text in texts:
         match = _RANGE.fullmatch(text)
-        if match is None or int(match[3]) > int(match[4]):
+        at = match and place(match[2], match[3])
+        last = match and whole(match[4], LARGEST_OFFSET)
+        if not match or not at or last is None or at[1] > last:
             raise ConfigurationError(
                 f"{text!r} is no range.", where="--range", fix="Write TOPIC:PARTITION:FIRST-LAST, as flights:0:100-199."
             )
-        found.append(Stretch(match[1], int(match[2]), int(match[3]), int(match[4])))
+        found.append(Stretch(match[1], *at, last))
     return found
 
 

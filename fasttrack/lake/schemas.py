@@ -53,7 +53,7 @@ DUPLICATES = pa.schema(
 )
 
 #: What became of dead letters that were sent again. Two rows each: `intent` before the message is sent (with what is
-#: sent, and `sent_offset` the end of its partition then), `done` after (`sent_offset` is the message's own).
+#: sent), `done` after (with its `sent_offset`).
 REPLAYS = pa.schema(
     [
         *(field for field in DUPLICATES if field.name != "event_id"),

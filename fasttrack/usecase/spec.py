@@ -30,6 +30,10 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(names) or 'nothing'}."
 
 
+#: Of each use case: how far its sources are, which history was replayed, which dead letters were sent again.
+_OWN_TOPICS = ("sources", "replays", "deadletters")
+
+
 class UseCase(Strict):
     """One use case: everything that FastTrack needs to know (see docs/reference/usecase.md)."""
 
@@ -91,7 +95,12 @@ class UseCase(Strict):
             raise ReferenceProblem(path, f"{kind} {word!r} is not defined; {suggestion(word, names)}")
 
     def _check_streams(self) -> None:
+        ours = [f"{self.name}.{word}" for word in _OWN_TOPICS]
         for name, stream in self.streams.items():
+            if (topic := self.topic(name)) in ours:
+                raise ReferenceProblem(
+                    ("streams", name), f"its topic {topic!r} is one that FastTrack keeps for itself; give it another"
+                )
             for role in ("key", "event_id", "event_time"):
                 field = getattr(stream, role)
                 self._known(("streams", name, role), "field", field, stream.fields)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 from deltalake import DeltaTable
 
 from fasttrack.ingest.checkers import row_checker
@@ -17,20 +17,22 @@ from fasttrack.usecase import UseCase
 
 
 def messages(settings: Settings, topic: str, partition: int) -> Iterator[tuple[int, bytes | None, bytes | None]]:
-    """Offset, key and value of every message of a partition."""
-    consumer = Consumer({"bootstrap.servers": settings.kafka, "group.id": "oracle", "enable.auto.commit": False})
+    """Offset, key and value of every message of a partition; a transaction leaves offsets that have none."""
+    ends = {"enable.partition.eof": True, "enable.auto.commit": False, "isolation.level": "read_committed"}
+    consumer = Consumer({"bootstrap.servers": settings.kafka, "group.id": "oracle", **ends})
     try:
-        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
+        low, _ = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
         consumer.assign([TopicPartition(topic, partition, low)])
         at = low
-        while at < high:
+        while True:
             for message in consumer.consume(1000, 1.0):
-                assert message.error() is None
-                offset = message.offset()
-                assert offset == at
-                if offset < high:
-                    yield offset, message.key(), message.value()
-                at += 1
+                error, offset = message.error(), message.offset()
+                if error is not None:
+                    assert error.code() == KafkaError._PARTITION_EOF
+                    return
+                assert offset is not None and offset >= at
+                at = offset + 1
+                yield offset, message.key(), message.value()
     finally:
         consumer.close()
 

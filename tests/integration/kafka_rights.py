@@ -21,7 +21,12 @@ from confluent_kafka.admin import (
 from fasttrack.kubeflow.kafka_objects import kafka_topics, kafka_users
 from fasttrack.usecase import UseCase
 
-KINDS = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "cluster": ResourceType.BROKER}
+KINDS = {
+    "topic": ResourceType.TOPIC,
+    "group": ResourceType.GROUP,
+    "cluster": ResourceType.BROKER,
+    "transactionalId": ResourceType.TRANSACTIONAL_ID,
+}
 PATTERNS = {"literal": ResourcePatternType.LITERAL, "prefix": ResourcePatternType.PREFIXED}
 EVERY = AclBindingFilter(
     ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY

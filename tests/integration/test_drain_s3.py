@@ -11,8 +11,9 @@ import pytest
 
 from fasttrack.errors import ConfigurationError
 from fasttrack.features.job import build
-from fasttrack.ingest.deadletters import Wanted, search
+from fasttrack.ingest.deadletters import Wanted
 from fasttrack.ingest.drain import drain
+from fasttrack.ingest.listing import search
 from fasttrack.ingest.reconcile import reconcile
 from fasttrack.ingest.replay import replay
 from fasttrack.ingest.validate import validate

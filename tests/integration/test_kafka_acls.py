@@ -14,7 +14,11 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient
 
+from fasttrack.errors import AuthorizationError
+from fasttrack.ingest.broker import Broker
+from fasttrack.ingest.deadletters import replayed
 from fasttrack.ingest.drain import drain
+from fasttrack.ingest.outbox import Outgoing, opened
 from fasttrack.ingest.reconcile import reconcile
 from fasttrack.ingest.sources.connect import connect
 from fasttrack.ingest.sources.run import ingest
@@ -22,7 +26,8 @@ from fasttrack.local import kafka
 from fasttrack.local.part import HOST
 from fasttrack.local.platform import Platform
 from fasttrack.local.ports import Ports
-from fasttrack.usecase import load
+from fasttrack.settings import Settings
+from fasttrack.usecase import UseCase, load
 from tests.integration.broker_process import answering
 from tests.integration.kafka_rights import acls_of, allow, make_topics
 from tests.integration.source_oracle import ROOT
@@ -74,6 +79,34 @@ def denied(bootstrap: str, topic: str) -> bool:
     return False
 
 
+def rights_of_replays(usecase: UseCase) -> list[dict[str, Any]]:
+    """What docs/how-to/dead-letters.md says that a replay of dead letters needs."""
+    rights = {
+        ("topic", f"{usecase.name}.deadletters", "literal"): ["Create", "Write", "Read", "Describe"],
+        ("topic", usecase.topic("placed"), "literal"): ["Write", "Describe"],
+        ("group", "fasttrack-", "prefix"): ["Describe"],
+        ("transactionalId", f"{usecase.name}.deadletters.", "prefix"): ["Write", "Describe"],
+    }
+    return [
+        {"resource": {"type": kind, "name": name, "patternType": how}, "operations": operations, "host": "*"}
+        for (kind, name, how), operations in rights.items()
+    ]
+
+
+def replay_one(usecase: UseCase, settings: Settings) -> None:
+    """Send one dead letter; one that an earlier call began is finished."""
+    broker = Broker(settings.require("kafka"))
+    topic = broker.require([usecase.topic("placed")])[usecase.topic("placed")]
+    letter = Outgoing("placed", topic.name, topic.id, 0, 0, "", 0, None, b"k", b"v", True, None)
+    with opened(usecase, settings, broker, {"placed": topic}) as outbox:
+        if not outbox.resume():
+            outbox.send([letter])
+        outbox.appear()
+    assert replayed(usecase, settings)["sent_offset"].to_pylist() == [
+        broker.offsets({"": topic})[topic.name, 0].latest - 2
+    ]
+
+
 def test_the_compiled_rights_are_enough_to_ingest_and_to_drain(
     platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,3 +155,10 @@ def test_the_compiled_rights_are_enough_to_ingest_and_to_drain(
         assert landed.complete
         assert {name: stream.events for name, stream in landed.streams.items()} == {"placed": 200, "paid": 9}
         assert reconcile(usecase, settings).balanced
+
+        replaying = rights_of_replays(usecase)
+        allow(admin, {PRINCIPAL: [each for each in replaying if each["resource"]["type"] != "transactionalId"]})
+        with pytest.raises(AuthorizationError, match="Transactional"):
+            replay_one(usecase, settings)
+        allow(admin, {PRINCIPAL: replaying})
+        replay_one(usecase, settings)

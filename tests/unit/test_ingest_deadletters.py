@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import tempfile
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -16,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fasttrack.cli.deadletters import hex_dump
+from fasttrack.cli.main import main
 from fasttrack.errors import ConfigurationError, NotFoundError
 from fasttrack.ingest.broker import Offsets, Topic
-from fasttrack.ingest.deadletters import Wanted, letter, parse_place, search
+from fasttrack.ingest.deadletters import Wanted, letter, parse_place
 from fasttrack.ingest.fix import Fix
 from fasttrack.ingest.holes import runs
+from fasttrack.ingest.listing import search
 from fasttrack.ingest.outbox import partition_of
 from fasttrack.ingest.plan import partitions
 from fasttrack.ingest.rowcheck import Rejection
@@ -29,7 +32,7 @@ from fasttrack.lake.append import Ledger
 from fasttrack.lake.schemas import DEAD_LETTERS, REPLAYS
 from fasttrack.lake.tables import dead_letters_path, ensure, replays_path
 from fasttrack.settings import Settings
-from tests.unit.ingest_usecase import usecase
+from tests.unit.ingest_usecase import YAML, usecase
 
 SHOP = usecase()
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -113,10 +116,43 @@ def test_one_is_found_by_its_stream_or_topic(tmp_path: Path) -> None:
         assert letter(SHOP, places, parse_place(text)).value == b"x"
     with pytest.raises(NotFoundError, match="is no dead letter"):
         letter(SHOP, places, ("placed", 0, 8))
-    with pytest.raises(ConfigurationError, match="is no place"):
-        parse_place("placed:one:8")
+    for wrong in ("placed:one:8", f"placed:0:{10**20}", f"placed:{2**31}:0", "placed:0:" + 5000 * "9"):
+        with pytest.raises(ConfigurationError, match="is no place"):
+            parse_place(wrong)
+    with pytest.raises(NotFoundError, match="is no dead letter"):
+        letter(SHOP, places, parse_place(f"placed:{2**31 - 1}:{2**63 - 1}"))
     with pytest.raises(ConfigurationError, match="nothing to group by"):
         search(SHOP, places, Wanted(), by="value")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("show", f"placed:0:{10**20}"), "is no place"),
+        (("list", "--offset-range", f"0-{10**20}"), "is no range"),
+        (("replay", "--offset-range", "9-5"), "is no range"),
+        (("list", "--since", "9999-12-31T23:59:59-23:59"), "is no moment"),
+        (("list", "--partition", str(2**31)), "less than or equal to"),
+        (("list", "--limit", str(10**20)), "less than or equal to"),
+    ],
+)
+def test_what_no_table_can_hold_is_refused_with_the_reason(
+    words: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "usecase.yaml").write_text(YAML.format(name="shop", partitions=3, source="a:b"))
+    places = Settings(lake=str(tmp_path))
+    ensure(dead_letters_path(places, SHOP), DEAD_LETTERS)
+    for name, value in places.to_environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(sys, "argv", ["fasttrack", "deadletters", *words, "-u", str(tmp_path / "usecase.yaml")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
 FIX = """
@@ -168,11 +204,14 @@ def test_runs_hold_all_and_lie_further_apart_than_near(offsets: set[int], near: 
 def test_ranges_are_written_and_held_against_the_topics() -> None:
     assert parse_from(["0:5", "2:0"], "placed") == [Stretch("placed", 0, 5), Stretch("placed", 2, 0)]
     assert parse_range(["shop.placed:1:5-9"]) == [Stretch("shop.placed", 1, 5, 9)]
-    for wrong in ("placed:0:9-5", "placed:0:5", "0:5-9"):
+    for wrong in ("placed:0:9-5", "placed:0:5", "0:5-9", f"placed:0:1-{2**63}", f"placed:{2**31}:1-2"):
         with pytest.raises(ConfigurationError, match="is no range"):
             parse_range([wrong])
     with pytest.raises(ConfigurationError, match="is no place"):
         parse_from(["0"], "placed")
+    for large in (f"0:{2**63}", f"{2**31}:0", "0:" + 5000 * "9"):
+        with pytest.raises(ConfigurationError, match="is no place"):
+            parse_from([large], "placed")
 
     topics = {"shop.placed": Topic("shop.placed", "id", 2)}
     held = {("shop.placed", 0): Offsets(3, 10), ("shop.placed", 1): Offsets(0, 0)}

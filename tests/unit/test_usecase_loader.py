@@ -52,6 +52,11 @@ def line_of(text: str, fragment: str) -> int:
         ),
         ("slices: [carrier, origin]", "slices: [carrier, orign]", "did you mean 'origin'?"),
         ("time_field: scheduled_departure", "time_field: distance", "field 'distance' is not a timestamp"),
+        (
+            "  scheduled:\n    description",
+            "  scheduled:\n    topic: flights.deadletters\n    description",
+            "its topic 'flights.deadletters' is one that FastTrack keeps for itself",
+        ),
         ("{metric: auc, at_least: 0.58}", "{metric: auc}", "give exactly one of at_least and at_most"),
         ("api_version: fasttrack.ai/v1", "api_version: fasttrack.ai/v9", "api_version"),
         ("owner:", "ownr:", "unknown key; did you mean 'owner'?"),
