@@ -17,13 +17,10 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from fasttrack.errors import ConfigurationError, DataLossError, UnavailableError
 from fasttrack.ingest.sources import replication, snapshot
-from fasttrack.ingest.sources.replication import ReplicationReader
 from fasttrack.ingest.sources.source import Position, Record
 from fasttrack.local.platform import Platform
-from fasttrack.usecase.sources import PostgresReplicationSource
-from tests.integration.registry_database import scratch_database
-from tests.integration.source_tables import ORDERS, URL, place, run, session, take, working
-from tests.unit.ingest_usecase import usecase
+from tests.integration.replicated_orders import reader, replicated_orders
+from tests.integration.source_tables import place, run, session, take, working
 
 
 @pytest.fixture
@@ -32,34 +29,9 @@ def slot() -> str:
 
 
 @pytest.fixture
-def dsn(platform: Platform, slot: str) -> Iterator[str]:
-    """A database with the table of orders; a slot keeps its database from being dropped, so it goes first."""
-    server = platform.settings().postgres
-    with scratch_database(server) as url:
-        with session(url) as shop:
-            run(shop, ORDERS)
+def dsn(platform: Platform) -> Iterator[str]:
+    with replicated_orders(platform.settings().postgres) as url:
         yield url
-        with session(url) as shop:
-            run(
-                shop,
-                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s AND active",
-                (slot,),
-            )
-        with session(url) as shop:
-            run(
-                shop,
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
-                (slot,),
-            )
-
-
-def reader(dsn: str, slot: str, **options: Any) -> ReplicationReader:
-    given = {
-        "kind": "postgres_replication", "stream": "placed", "connection_env": URL, "table": "orders", "keys": ["id"],
-        "slot": slot, "changes": ["insert", "update", "delete"], "fields": {"code": "note"}, **options,
-    }  # fmt: skip
-    source = PostgresReplicationSource.model_validate(given)
-    return ReplicationReader(usecase(), "shop", source, {URL: dsn})
 
 
 def versions(records: list[Record]) -> Counter[tuple[Any, ...]]:

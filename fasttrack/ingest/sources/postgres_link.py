@@ -30,8 +30,9 @@ _NOT_ADMITTED = ("authentication failed", "does not exist", "no pg_hba.conf entr
 _DENIED = (pg.InsufficientPrivilege, pg.InvalidAuthorizationSpecification)
 _MISSING = (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.InvalidSchemaName, pg.WrongObjectType)
 
+# Types without a length, to which a cast would cut a value: -1 gives bpchar, where NULL gives character, of length 1.
 _COLUMNS = """
-SELECT a.attname, format_type(a.atttypid, NULL), a.attnotnull, a.attstorage, a.atttypmod, base.oid,
+SELECT a.attname, format_type(a.atttypid, -1), a.attnotnull, a.attstorage, a.atttypmod, base.oid,
        CASE WHEN base.typcategory = 'A' THEN base.typelem ELSE 0 END
 FROM pg_attribute a
 JOIN pg_type own ON own.oid = a.atttypid
@@ -42,7 +43,7 @@ WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A column: its type as SQL writes it, and what makes a Python value of its text.
+    """A column: its type as SQL writes it (without length or precision), and what makes a Python value of its text.
 
     Attributes:
         granularity: seconds between a moment and the next one that the type can tell from it; 0 for what is no time.
