@@ -59,8 +59,13 @@ def test_rows_then_changes_without_gap_or_overlap_as_plain_values(dsn: str, slot
         assert (fields["gift"], fields["note"]) == (False, None)
         assert fields["updated_at"] == found[1].fields["updated_at"]
         assert abs((datetime.now(UTC) - fields["_committed_at"]).total_seconds()) < 300
-        assert set(found[4].fields) == {"id", "_change", "_lsn", "_committed_at"}
+        assert set(found[4].fields) == {"id", "_change", "_change_id", "_lsn", "_committed_at"}
         assert len({record.identity for record in found}) == 6
+        # Of one transaction, each has an id of its own all the same.
+        place(shop, 10, 13)
+        one_transaction = take(source, lambda got: len(got) == 3)
+        assert len({record.fields["_lsn"] for record in one_transaction}) == 1
+        assert len({record.fields["_change_id"] for record in found + one_transaction}) == 9
         assert source.read(0.3) is None
         source.close()
 
@@ -128,6 +133,7 @@ def test_under_load_and_restarts_each_version_is_told_once(
     assert set(range(400)) - at_start <= changed
     assert len([r for r in found if r.identity.startswith("snapshot:")]) == len(at_start)
     assert len({record.identity for record in found}) == len(found)
+    assert len({record.fields["_change_id"] for record in found}) == len(found)
     assert sum(written.values()) > 100
 
 

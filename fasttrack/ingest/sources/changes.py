@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from fasttrack.errors import IntegrityError
+from fasttrack.ingest.sources.origin import Origin
 from fasttrack.ingest.sources.pgoutput import (
     UNCHANGED,
     Begin,
@@ -62,6 +63,7 @@ class Changes:
 
     Args:
         place: what lies before it is left out.
+        origin: where the source's history began.
         table: schema and name of the table; changes of others are left out.
         describe: asks the table's columns anew, as they may have changed.
         wanted: the kinds of changes that become records.
@@ -72,6 +74,7 @@ class Changes:
     def __init__(
         self,
         place: Place,
+        origin: Origin,
         table: tuple[str, str],
         describe: Callable[[], Mapping[str, TableColumn]],
         wanted: Iterable[str],
@@ -79,6 +82,7 @@ class Changes:
         where: str,
     ) -> None:
         self.place = place
+        self._origin = origin
         self._table = table
         self._describe = describe
         self._wanted, self._needed, self._where = frozenset(wanted), frozenset(needed), where
@@ -98,7 +102,9 @@ class Changes:
                 self._begin, self._index = message, 0
             case Commit():
                 self._begin = None
-                self.place = Place(max(self.place.lsn, message.end))
+                # One that lies before doesn't end the transaction that was read in part.
+                if message.end > self.place.lsn:
+                    self.place = Place(message.end)
             case Relation():
                 if message.id in self._relations:
                     self._columns = self._describe()
@@ -125,7 +131,7 @@ class Changes:
             return None
         names = [column.name for column in relation.columns]
         identity = f"{lsn_text(begin.lsn)}:{index}"
-        extra = {"_change": change.kind, "_lsn": lsn_text(begin.lsn), "_committed_at": begin.at}
+        extra = self._origin.told(change.kind, lsn_text(begin.lsn), begin.at, identity)
         if change.new is None:
             # Of a row that is gone the server tells the key, or all of it; the key's columns are never null.
             known = {name: value for name, value in zip(names, change.old or (), strict=True) if isinstance(value, str)}

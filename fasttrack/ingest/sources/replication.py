@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 
 import psycopg2
 from psycopg2 import errors as pg
@@ -20,6 +19,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extras import LogicalReplicationConnection, ReplicationCursor
 
 from fasttrack.ingest.sources.changes import Changes, Place
+from fasttrack.ingest.sources.origin import Origin
 from fasttrack.ingest.sources.pgoutput import lsn_number, parse
 from fasttrack.ingest.sources.postgres_link import PostgresLink, TableColumn, hang_up, one
 from fasttrack.ingest.sources.slot import Slot
@@ -37,9 +37,9 @@ _ASK_SECONDS = 0.5
 class ReplicationReader:
     """Reads a table by logical replication (plugin pgoutput, which every PostgreSQL has).
 
-    A record has the row's columns and ``_change`` (insert, update, delete), ``_lsn`` and ``_committed_at``; a row of
-    the snapshot counts as inserted where and when the slot was made. After a delete there are the key's columns only,
-    unless the table has REPLICA IDENTITY FULL.
+    A record has the row's columns and ``_change`` (insert, update, delete), ``_change_id`` (no other change has it),
+    ``_lsn`` and ``_committed_at`` (those of the transaction); a row of the snapshot counts as inserted where and when
+    the slot was made. After a delete there are the key's columns only, unless the table has REPLICA IDENTITY FULL.
 
     Args:
         usecase: the use case.
@@ -65,8 +65,7 @@ class ReplicationReader:
         self._cursor: ReplicationCursor | None = None
         self._snapshot: Snapshot | None = None
         self._changes: Changes | None = None
-        # What all positions of the source have: which server, where and when the slot began.
-        self._fixed: dict[str, Any] = {}
+        self._origin: Origin | None = None
         self._unrecorded: Position | None = None
         self._last: Position | None = None
         self._awaited = self._broken = False
@@ -95,9 +94,8 @@ class ReplicationReader:
                 if position is None:
                     keep = self._begin(connection)
                     return
-                self._require_server(connection, position)
+                self._origin = self._require_server(connection, position)
                 self._slot.require(connection)
-                self._fixed = {name: position[name] for name in ("server", "began_at", "began_lsn")}
                 if position["phase"] == "snapshot":
                     self._snapshot = self._new_snapshot(connection, position["after"])
                     keep = True
@@ -112,13 +110,9 @@ class ReplicationReader:
         """Make the slot; whether `connection` is the snapshot's now."""
         assert self._stream is not None
         # Asked first: a further command on its connection would end what the slot exports.
-        server = self._server()
+        server, timeline = self._server()
         made = self._slot.make(connection, self._stream)
-        self._fixed = {
-            "server": server,
-            "began_at": datetime.now(UTC).isoformat(),
-            "began_lsn": made.consistent,
-        }
+        self._origin = Origin(server, timeline, datetime.now(UTC).isoformat(), made.consistent)
         if not self._source.snapshot:
             place = Place(lsn_number(made.consistent))
             self._start(place, connection)
@@ -154,20 +148,19 @@ class ReplicationReader:
         return found
 
     def _page(self) -> Batch:
-        snapshot = self._snapshot
-        assert snapshot is not None
-        extra = {
-            "_change": "insert",
-            "_lsn": self._fixed["began_lsn"],
-            "_committed_at": datetime.fromisoformat(self._fixed["began_at"]),
-        }
+        snapshot, origin = self._snapshot, self._origin
+        assert snapshot is not None and origin is not None
         rows = snapshot.page()
-        records = [Record(name, fields | extra) for name, fields in rows if "insert" in self._source.changes]
+        records = [
+            Record(name, {**fields, **origin.inserted(name)})
+            for name, fields in rows
+            if "insert" in self._source.changes
+        ]
         if not snapshot.done:
             return Batch(records, self._snapshot_position(snapshot))
         snapshot.close()
         self._snapshot = None
-        self._given = Place(lsn_number(self._fixed["began_lsn"]))
+        self._given = Place(lsn_number(origin.began_lsn))
         return Batch(records, self._position(self._given))
 
     def _read(self, deadline: float) -> Batch | None:
@@ -199,11 +192,17 @@ class ReplicationReader:
         return Batch(records, self._position(place))
 
     def _start(self, place: Place, connection: Connection) -> None:
-        assert self._stream is not None
+        assert self._stream is not None and self._origin is not None
         self._given = place
         self._target = lsn_number(one(connection, "SELECT pg_current_wal_flush_lsn()::text")[0])
         self._changes = Changes(
-            place, self._slot.table(connection), self._describe, self._source.changes, self._needed, self._where
+            place,
+            self._origin,
+            self._slot.table(connection),
+            self._describe,
+            self._source.changes,
+            self._needed,
+            self._where,
         )
         cursor: ReplicationCursor = self._stream.cursor()
         options = {"proto_version": "1", "publication_names": f'"{self._slot.name}"'}
@@ -271,22 +270,30 @@ class ReplicationReader:
         finally:
             hang_up(connection)
 
-    def _server(self) -> str:
+    def _server(self) -> tuple[str, int]:
+        """The server's system identifier, and its log's timeline."""
         assert self._stream is not None
         with self._stream.cursor() as cursor:
             cursor.execute("IDENTIFY_SYSTEM")
-            return str((cursor.fetchone() or ("",))[0])
+            server, timeline, *_ = cursor.fetchone() or ("", 0)
+            return str(server), int(timeline)
 
-    def _require_server(self, connection: Connection, position: Position) -> None:
-        if self._server() != position["server"]:
+    def _require_server(self, connection: Connection, position: Position) -> Origin:
+        server, timeline = self._server()
+        if server != position["server"]:
             raise self._slot.lost("this is another server than the one that was read until now.")
         now = one(connection, "SELECT pg_current_wal_lsn()::text")[0]
         if position["phase"] == "stream" and lsn_number(now) < lsn_number(position["lsn"]):
             raise self._slot.lost(f"the server's log ends at {now}, before {position['lsn']}: it was set back.")
+        return Origin.of(position, timeline)
 
     def _position(self, place: Place) -> Position:
-        return {"phase": "stream", **self._fixed, **place.to_position()}
+        return {"phase": "stream", **self._common(), **place.to_position()}
 
     def _snapshot_position(self, snapshot: Snapshot) -> Position:
         inside = {"snapshot": snapshot.text, "file": snapshot.file, "after": snapshot.last}
-        return {"phase": "snapshot", **self._fixed, **inside}
+        return {"phase": "snapshot", **self._common(), **inside}
+
+    def _common(self) -> Position:
+        assert self._origin is not None
+        return self._origin.to_position()
