@@ -8,9 +8,19 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from psycopg2.extras import LogicalReplicationConnection
+
 from fasttrack.ingest.sources.source import Position
 
 _LONGEST = 100
+
+
+def identify(stream: LogicalReplicationConnection) -> tuple[str, int]:
+    """A server's system identifier, and its log's timeline."""
+    with stream.cursor() as cursor:
+        cursor.execute("IDENTIFY_SYSTEM")
+        server, timeline, *_ = cursor.fetchone() or ("", 0)
+    return str(server), int(timeline)
 
 
 @dataclass(frozen=True)

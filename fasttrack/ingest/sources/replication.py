@@ -2,7 +2,10 @@
 
 The slot begins at one place of the server's log, and the snapshot that is exported with it shows the table at exactly
 that place: rows come from the snapshot, every change after it from the slot, nothing in between is missing or doubled.
-No row is given before the place is recorded (`committed`), so that a slot is only made anew if nothing was sent of it.
+
+What is there is never thrown away unread. A first position, "begin", is recorded (`committed`) while there is no slot;
+one that is there later was made for this source. The second is where that begins, and before it is recorded no row is
+given: until then a slot is made anew, from then on never.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import cast
 
 import psycopg2
 from psycopg2 import errors as pg
@@ -19,7 +23,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extras import LogicalReplicationConnection, ReplicationCursor
 
 from fasttrack.ingest.sources.changes import Changes, Place
-from fasttrack.ingest.sources.origin import Origin
+from fasttrack.ingest.sources.origin import Origin, identify
 from fasttrack.ingest.sources.pgoutput import lsn_number, parse
 from fasttrack.ingest.sources.postgres_link import PostgresLink, TableColumn, hang_up, one
 from fasttrack.ingest.sources.slot import Slot
@@ -32,6 +36,7 @@ from fasttrack.usecase.sources import PostgresReplicationSource
 _RECORDS = 5_000
 _FEEDBACK_SECONDS = 5.0
 _ASK_SECONDS = 0.5
+_BEGIN = "begin"
 
 
 class ReplicationReader:
@@ -66,6 +71,7 @@ class ReplicationReader:
         self._snapshot: Snapshot | None = None
         self._changes: Changes | None = None
         self._origin: Origin | None = None
+        self._beginning = False
         self._unrecorded: Position | None = None
         self._last: Position | None = None
         self._awaited = self._broken = False
@@ -74,28 +80,35 @@ class ReplicationReader:
         self._told_at = 0.0
 
     def open(self, position: Position | None) -> None:
-        """Begin after `position`; None: make the slot (anew, if nothing was sent of it yet), begin with its snapshot.
+        """Begin after `position`; None: with a new slot's snapshot.
 
         Raises:
             UnavailableError: the server doesn't answer, or the slot is in use.
             ConfigurationError: the server, the table or the role aren't fit for replication.
-            DataLossError: the slot is gone, was given up by the server, or is another server's.
+            DataLossError: the slot is gone, was given up by the server, or is another server's; or there is one
+                though there is no position in it.
         """
         self.close()
         self._last = position
         connection = self._link.connect()
         keep = False
         try:
-            self._slot.check(connection)
-            columns = self._link.columns(connection)
-            self._link.require(columns, self._source.keys, "keys")
-            self._stream = self._replication()
             with self._link.errors():
                 if position is None:
-                    keep = self._begin(connection)
+                    self._slot.require_none(connection)
+                self._slot.check(connection)
+                columns = self._link.columns(connection)
+                self._link.require(columns, self._source.keys, "keys")
+                self._stream = self._replication()
+                server, timeline = identify(self._stream)
+                if position is None or (position["phase"] == _BEGIN and position["server"] != server):
+                    self._slot.require_none(connection)
+                    self._unrecorded = {"phase": _BEGIN, "server": server}
+                if position is None or position["phase"] == _BEGIN:
+                    self._beginning = True
                     return
-                self._origin = self._require_server(connection, position)
-                self._slot.require(connection)
+                self._slot.require(connection, position, server)
+                self._origin = Origin.of(position, timeline)
                 if position["phase"] == "snapshot":
                     self._snapshot = self._new_snapshot(connection, position["after"])
                     keep = True
@@ -106,22 +119,27 @@ class ReplicationReader:
             if not keep:
                 hang_up(connection)
 
-    def _begin(self, connection: Connection) -> bool:
-        """Make the slot; whether `connection` is the snapshot's now."""
+    def _begin(self) -> None:
+        """Make the slot: the position is where it begins."""
         assert self._stream is not None
-        # Asked first: a further command on its connection would end what the slot exports.
-        server, timeline = self._server()
-        made = self._slot.make(connection, self._stream)
-        self._origin = Origin(server, timeline, datetime.now(UTC).isoformat(), made.consistent)
-        if not self._source.snapshot:
-            place = Place(lsn_number(made.consistent))
-            self._start(place, connection)
-            self._unrecorded = self._position(place)
-            return False
-        self._snapshot = self._new_snapshot(connection, None)
-        self._snapshot.begin(made.snapshot)
-        self._unrecorded = self._snapshot_position(self._snapshot)
-        return True
+        connection = self._link.connect()
+        try:
+            # Asked first: a further command on its connection would end what the slot exports.
+            server, timeline = identify(self._stream)
+            made = self._slot.make(connection, self._stream)
+            self._origin = Origin(server, timeline, datetime.now(UTC).isoformat(), made.consistent)
+            if self._source.snapshot:
+                self._snapshot = self._new_snapshot(connection, None)
+                self._snapshot.begin(made.snapshot)
+                self._unrecorded = self._snapshot_position(self._snapshot)
+            else:
+                place = Place(lsn_number(made.consistent))
+                self._start(place, connection)
+                self._unrecorded = self._position(place)
+            self._beginning = False
+        finally:
+            if self._snapshot is None:
+                hang_up(connection)
 
     def read(self, seconds: float) -> Batch | None:
         """The next records; None if there are none within `seconds`, or if the first position isn't recorded yet.
@@ -132,20 +150,25 @@ class ReplicationReader:
         """
         if self._broken:
             self.open(self._last)
-        if self._unrecorded is not None:
-            self._last, self._unrecorded, self._awaited = self._unrecorded, None, True
-            return Batch([], self._last)
         if self._awaited:
             return None
         try:
             with self._link.errors():
-                found = self._page() if self._snapshot else self._read(time.monotonic() + seconds)
+                found = self._next(seconds)
         except BaseException:
             self.close()
             self._broken = True
             raise
         self._last = found.position if found else self._last
         return found
+
+    def _next(self, seconds: float) -> Batch | None:
+        if self._beginning and self._unrecorded is None:
+            self._begin()
+        if self._unrecorded is not None:
+            found, self._unrecorded, self._awaited = Batch([], self._unrecorded), None, True
+            return found
+        return self._page() if self._snapshot else self._read(time.monotonic() + seconds)
 
     def _page(self) -> Batch:
         snapshot, origin = self._snapshot, self._origin
@@ -235,7 +258,7 @@ class ReplicationReader:
 
     def waiting(self) -> bool:
         """Whether what the server had when the stream was begun is not read yet."""
-        if self._snapshot or self._awaited or self._unrecorded or self._cursor is None or self._changes is None:
+        if self._beginning or self._snapshot or self._awaited or self._cursor is None or self._changes is None:
             return True
         reached: int = max(self._cursor.wal_end, self._changes.place.lsn)
         return reached < self._target
@@ -250,7 +273,7 @@ class ReplicationReader:
         if self._snapshot is not None:
             self._snapshot.close()
         self._stream = self._cursor = self._snapshot = self._changes = self._unrecorded = None
-        self._awaited = self._broken = False
+        self._awaited = self._broken = self._beginning = False
         self._flushed = 0
 
     def _replication(self) -> LogicalReplicationConnection:
@@ -270,30 +293,9 @@ class ReplicationReader:
         finally:
             hang_up(connection)
 
-    def _server(self) -> tuple[str, int]:
-        """The server's system identifier, and its log's timeline."""
-        assert self._stream is not None
-        with self._stream.cursor() as cursor:
-            cursor.execute("IDENTIFY_SYSTEM")
-            server, timeline, *_ = cursor.fetchone() or ("", 0)
-            return str(server), int(timeline)
-
-    def _require_server(self, connection: Connection, position: Position) -> Origin:
-        server, timeline = self._server()
-        if server != position["server"]:
-            raise self._slot.lost("this is another server than the one that was read until now.")
-        now = one(connection, "SELECT pg_current_wal_lsn()::text")[0]
-        if position["phase"] == "stream" and lsn_number(now) < lsn_number(position["lsn"]):
-            raise self._slot.lost(f"the server's log ends at {now}, before {position['lsn']}: it was set back.")
-        return Origin.of(position, timeline)
-
     def _position(self, place: Place) -> Position:
-        return {"phase": "stream", **self._common(), **place.to_position()}
+        return {"phase": "stream", **cast(Origin, self._origin).to_position(), **place.to_position()}
 
     def _snapshot_position(self, snapshot: Snapshot) -> Position:
         inside = {"snapshot": snapshot.text, "file": snapshot.file, "after": snapshot.last}
-        return {"phase": "snapshot", **self._common(), **inside}
-
-    def _common(self) -> Position:
-        assert self._origin is not None
-        return self._origin.to_position()
+        return {"phase": "snapshot", **cast(Origin, self._origin).to_position(), **inside}

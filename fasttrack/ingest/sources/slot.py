@@ -12,7 +12,9 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extras import LogicalReplicationConnection
 
 from fasttrack.errors import ConfigurationError, DataLossError, UnavailableError
+from fasttrack.ingest.sources.pgoutput import lsn_number
 from fasttrack.ingest.sources.postgres_link import PostgresLink, one
+from fasttrack.ingest.sources.source import Position
 from fasttrack.progress import note
 
 _TABLE = """
@@ -30,6 +32,7 @@ SELECT p.pubinsert, p.pubupdate, p.pubdelete, p.puballtables OR EXISTS (
 FROM pg_publication p WHERE p.pubname = %s
 """
 # As JSON: what a column tells depends on the server's version.
+_KEEP_MORE = " Raise max_slot_wal_keep_size, or let the ingester run."
 _SLOT = "SELECT to_jsonb(s) FROM pg_replication_slots s WHERE s.slot_name = %s"
 
 
@@ -114,8 +117,29 @@ class Slot:
         schema, name = one(connection, _NAME, (self._regclass(connection),))
         return schema, name
 
+    def require_none(self, connection: Connection) -> None:
+        """Make sure that there is no slot yet: nobody knows what was read from one that is there.
+
+        Raises:
+            DataLossError: there is one.
+            ConfigurationError: there is one of another program, or of another database.
+            UnavailableError: the server doesn't answer.
+        """
+        with self._link.errors():
+            found = self.state(connection)
+            if found is None:
+                return
+            self._require_ours(connection, found)
+        raise DataLossError(
+            f"replication slot {self.name} is there already, and nothing is recorded of what was read from it. To "
+            "begin anew would drop the changes that it still holds.",
+            where=self._link.where,
+            fix="If another environment reads it, set another `slot`. If topics were lost, or the stream's was made "
+            f"again or renamed, bring them back, or begin anew with a snapshot: {self._dropped()}.",
+        )  # fmt: skip
+
     def make(self, connection: Connection, stream: LogicalReplicationConnection) -> MadeSlot:
-        """Make the slot; one of its name that nobody uses goes first, as nothing was sent from it.
+        """Make the slot; one of its name that nobody uses goes first, so nothing may have been sent from it.
 
         The snapshot can be taken up until `stream` is used again or closed.
 
@@ -144,12 +168,15 @@ class Slot:
         found = self.state(connection)
         if found is None:
             return
-        if found["plugin"] != "pgoutput" or found["database"] != one(connection, "SELECT current_database()")[0]:
-            raise self._wrong(f"slot {self.name} is another program's.", "Set another `slot`.")
+        self._require_ours(connection, found)
         try:
             one(connection, "SELECT pg_drop_replication_slot(%s)", (self.name,))
         except pg.ObjectInUse as error:
             raise self.busy() from error
+
+    def _require_ours(self, connection: Connection, found: dict[str, Any]) -> None:
+        if found["plugin"] != "pgoutput" or found["database"] != one(connection, "SELECT current_database()")[0]:
+            raise self._wrong(f"slot {self.name} is another program's.", "Set another `slot`.")
 
     def _warn(self, connection: Connection) -> None:
         found = one(connection, "SELECT setting FROM pg_settings WHERE name = 'max_slot_wal_keep_size'")
@@ -164,27 +191,37 @@ class Slot:
         found = one(connection, _SLOT, (self.name,))
         return None if found is None else found[0]
 
-    def require(self, connection: Connection) -> None:
-        """Make sure that the slot still has what comes next.
+    def require(self, connection: Connection, position: Position, server: str) -> None:
+        """Make sure that the slot still has what comes after `position`; `server` is the server's system identifier.
 
         Raises:
-            DataLossError: it is gone, or the server gave up what it held.
+            DataLossError: it is gone, the server gave up what it held, or this is another server.
         """
+        if server != position["server"]:
+            raise self.lost("this is another server than the one that was read until now.")
         with self._link.errors():
+            now = one(connection, "SELECT pg_current_wal_lsn()::text")[0]
             found = self.state(connection)
+        if position["phase"] == "stream" and lsn_number(now) < lsn_number(position["lsn"]):
+            raise self.lost(f"the server's log ends at {now}, before {position['lsn']}: it was set back.")
         if found is None:
             raise self.lost(f"replication slot {self.name} is gone, and with it the changes since.")
         reason = found.get("invalidation_reason")
         if found.get("wal_status") == "lost" or reason:
-            raise self.lost(f"the server gave up what replication slot {self.name} held ({reason or 'wal_removed'}).")
+            raise self.lost(
+                f"the server gave up what replication slot {self.name} held ({reason or 'wal_removed'}).", _KEEP_MORE
+            )
 
-    def lost(self, what: str) -> DataLossError:
-        """The error that says that changes are gone."""
+    def lost(self, what: str, more: str = "") -> DataLossError:
+        """The error that says that changes are gone, and how to begin anew; `more`: what else to do."""
         return DataLossError(
             what, where=self._link.where,
-            fix="Give the source another name to begin anew with a snapshot (events that are there already are known "
-            "by their ids), drop the old slot, and raise max_slot_wal_keep_size.",
+            fix=f"Drop the slot if it is there ({self._dropped()}) and give the source another name: it begins anew "
+            f"with a snapshot, and events that are there already are known by their ids.{more}",
         )  # fmt: skip
+
+    def _dropped(self) -> str:
+        return f"SELECT pg_drop_replication_slot('{self.name}')"
 
     def busy(self) -> UnavailableError:
         """The error that says that somebody else reads from the slot."""
