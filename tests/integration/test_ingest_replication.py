@@ -16,7 +16,7 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from fasttrack.errors import ConfigurationError, DataLossError, UnavailableError
-from fasttrack.ingest.sources import replication, snapshot
+from fasttrack.ingest.sources import changestream, snapshot
 from fasttrack.ingest.sources.source import Position, Record
 from fasttrack.local.platform import Platform
 from tests.integration.replicated_orders import begun, drop_slots, reader, reopened, replicated_orders, upto
@@ -74,7 +74,7 @@ def test_under_load_and_restarts_each_version_is_told_once(
 ) -> None:
     """The oracle is a log that the writers keep in the same transactions."""
     monkeypatch.setattr(snapshot, "_PAGE", 50)
-    monkeypatch.setattr(replication, "_RECORDS", 20)
+    monkeypatch.setattr(changestream, "_RECORDS", 20)
     with session(dsn) as shop:
         run(shop, "CREATE TABLE written (change text, id bigint, amount numeric)")
         place(shop, 0, 400)
@@ -136,7 +136,7 @@ def test_under_load_and_restarts_each_version_is_told_once(
 
 
 def test_a_large_transaction_is_taken_up_in_its_middle(dsn: str, slot: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replication, "_RECORDS", 100)
+    monkeypatch.setattr(changestream, "_RECORDS", 100)
     source = begun(dsn, slot)
     assert take(source, lambda got: source.lag() == 0) == []
     with session(dsn) as shop:

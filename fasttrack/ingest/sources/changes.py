@@ -23,7 +23,7 @@ from fasttrack.ingest.sources.pgoutput import (
     lsn_number,
     lsn_text,
 )
-from fasttrack.ingest.sources.postgres_link import TableColumn
+from fasttrack.ingest.sources.postgres_values import Convert
 from fasttrack.ingest.sources.source import Position, Record
 from fasttrack.progress import note
 
@@ -59,13 +59,15 @@ class Place:
 class Changes:
     """Turns messages into records, and knows the place behind them.
 
-    A change's identity is the place of its transaction's commit and its number in it, which never change.
+    A change's identity is the place of its transaction's commit and its number in it, which never change. Values are
+    converted by the types that the table had when they were written: it may have been altered since.
 
     Args:
         place: what lies before it is left out.
-        origin: where the source's history began.
-        table: schema and name of the table; changes of others are left out.
-        describe: asks the table's columns anew, as they may have changed.
+        origin: where the source's history began, and of which table.
+        name: schema and name by which the table is called today, or another in its place.
+        types: asks what makes values of the texts of some types.
+        look: makes sure that the table and its publication are still the ones of `origin`.
         wanted: the kinds of changes that become records.
         needed: the columns that events are made of.
         where: named in messages.
@@ -75,18 +77,18 @@ class Changes:
         self,
         place: Place,
         origin: Origin,
-        table: tuple[str, str],
-        describe: Callable[[], Mapping[str, TableColumn]],
+        name: tuple[str, str],
+        types: Callable[[Iterable[int]], Mapping[int, Convert]],
+        look: Callable[[], None],
         wanted: Iterable[str],
         needed: Iterable[str],
         where: str,
     ) -> None:
         self.place = place
         self._origin = origin
-        self._table = table
-        self._describe = describe
+        self._name, self._types, self._look = name, types, look
         self._wanted, self._needed, self._where = frozenset(wanted), frozenset(needed), where
-        self._columns = describe()
+        self._converts: dict[str, Convert] = {}
         self._relations: dict[int, Relation] = {}
         self._begin: Begin | None = None
         self._index = 0
@@ -96,6 +98,8 @@ class Changes:
 
         Raises:
             IntegrityError: the messages don't follow each other as they must.
+            ConfigurationError: the table was renamed.
+            DataLossError: another table has its name now.
         """
         match message:
             case Begin():
@@ -106,14 +110,23 @@ class Changes:
                 if message.end > self.place.lsn:
                     self.place = Place(message.end)
             case Relation():
-                if message.id in self._relations:
-                    self._columns = self._describe()
-                self._relations[message.id] = message
-            case Truncate():
+                self._relation(message)
+            case Truncate() if self._origin.table in message.relations:
                 note(f"{self._where}: the table was emptied (TRUNCATE); no events tell of its rows")
             case Change():
                 return self._change(message)
         return None
+
+    def _relation(self, relation: Relation) -> None:
+        ours = relation.id == self._origin.table
+        if ours != ((relation.schema, relation.name) == self._name):
+            # Its name was another one, or another table had it: today's catalog knows whether that is over.
+            self._look()
+        if ours:
+            convert = self._types({column.type for column in relation.columns})
+            # A type that is gone by now was none of those that Python has, too.
+            self._converts = {column.name: convert.get(column.type, str) for column in relation.columns}
+        self._relations[relation.id] = relation
 
     def _change(self, change: Change) -> Record | None:
         begin, relation = self._begin, self._relations.get(change.relation)
@@ -121,7 +134,7 @@ class Changes:
             raise IntegrityError(
                 "a change came outside a transaction or of an unknown table.", where=self._where, fix="Report this."
             )
-        if (relation.schema, relation.name) != self._table:
+        if relation.id != self._origin.table:
             return None
         index, self._index = self._index, self._index + 1
         if begin.lsn < self.place.lsn or (begin.lsn == self.place.transaction and index < self.place.index):
@@ -144,11 +157,7 @@ class Changes:
         return Record(identity, self._values(told) | extra)
 
     def _values(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        columns = self._columns
-        return {
-            name: value if value is None or name not in columns else columns[name].convert(value)
-            for name, value in row.items()
-        }
+        return {name: None if value is None else self._converts[name](value) for name, value in row.items()}
 
     def _unreadable(
         self, identity: str, row: Mapping[str, Any], extra: Mapping[str, Any], missing: list[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -24,8 +24,21 @@ def identify(stream: LogicalReplicationConnection) -> tuple[str, int]:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Which server's log is read, and where and when that began.
+class Published:
+    """A table and the publication that tells its changes, by their oids, which no other one ever gets.
+
+    Attributes:
+        table: also after it was renamed.
+        publication: of the slot's name.
+    """
+
+    table: int
+    publication: int
+
+
+@dataclass(frozen=True)
+class Origin(Published):
+    """What is read of which server's log, and where and when that began.
 
     Attributes:
         server: the server's system identifier.
@@ -41,9 +54,10 @@ class Origin:
     began_lsn: str
 
     @classmethod
-    def of(cls, position: Position, timeline: int) -> Origin:
-        """What `to_position` wrote; `timeline` for positions that were written before there was one in them."""
-        return cls(position["server"], position.get("timeline", timeline), position["began_at"], position["began_lsn"])
+    def of(cls, position: Position, now: Published, timeline: int) -> Origin:
+        """What `to_position` wrote; what older positions lack is as it is `now`."""
+        known = {"table": now.table, "publication": now.publication, "timeline": timeline, **position}
+        return cls(**{each.name: known[each.name] for each in fields(cls)})
 
     def to_position(self) -> dict[str, Any]:
         """As JSON values."""

@@ -14,7 +14,8 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from fasttrack.errors import ConfigurationError, DataLossError, FastTrackError, UnavailableError
-from fasttrack.ingest.sources.postgres_values import Convert, converter
+from fasttrack.ingest.sources.column_types import selected
+from fasttrack.ingest.sources.postgres_values import Convert
 
 _CONNECT_SECONDS = 10
 # One way to write each type, whatever the server, the database or the role are set to; and a server that is cut off
@@ -32,12 +33,8 @@ _MISSING = (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.Inva
 
 # Types without a length, to which a cast would cut a value: -1 gives bpchar, where NULL gives character, of length 1.
 _COLUMNS = """
-SELECT a.attname, format_type(a.atttypid, -1), a.attnotnull, a.attstorage, a.atttypmod, base.oid,
-       CASE WHEN base.typcategory = 'A' THEN base.typelem ELSE 0 END
-FROM pg_attribute a
-JOIN pg_type own ON own.oid = a.atttypid
-JOIN pg_type base ON base.oid = coalesce(nullif(own.typbasetype, 0), own.oid)
-WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+SELECT a.attname, format_type(a.atttypid, -1), a.attnotnull, a.attstorage, a.atttypmod, a.atttypid
+FROM pg_attribute a WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 
 
@@ -143,7 +140,12 @@ class PostgresLink:
         """
         with self.errors(), connection.cursor() as cursor:
             cursor.execute(_COLUMNS, (self.name.as_string(connection),))
-            return {row[0]: _column(*row) for row in cursor.fetchall()}
+            rows = cursor.fetchall()
+            convert = selected(connection, [row[-1] for row in rows])
+        return {
+            name: _column(name, kind, required, storage, precision, convert.get(oid, str))
+            for name, kind, required, storage, precision, oid in rows
+        }
 
     def require(self, columns: Mapping[str, TableColumn], names: Sequence[str], what: str) -> list[TableColumn]:
         """The columns called `names`.
@@ -159,14 +161,18 @@ class PostgresLink:
                 )  # fmt: skip
         return [columns[name] for name in names]
 
-    def lost(self, what: str, fix: str) -> DataLossError:
-        """The error that says that changes can't be had any more."""
-        return DataLossError(what, where=self.where, fix=fix)
+    def lost(self, what: str, slot: str, more: str = "") -> DataLossError:
+        """The error that says that changes can't be had any more, and how to begin anew; `more`: what else to do."""
+        return DataLossError(
+            what, where=self.where,
+            fix=f"Drop the slot if it is there (SELECT pg_drop_replication_slot('{slot}')) and give the source another "
+            f"name: it begins anew with a snapshot, and events that are there already are known by their ids.{more}",
+        )  # fmt: skip
 
 
-def _column(name: str, kind: str, required: bool, storage: str, precision: int, base: int, element: int) -> TableColumn:
+def _column(name: str, kind: str, required: bool, storage: str, precision: int, convert: Convert) -> TableColumn:
     granularity = 10.0**-precision if kind.startswith("timestamp") and precision >= 0 else 0.0
-    return TableColumn(name, kind, required, granularity, storage in "xe", converter(base, element))
+    return TableColumn(name, kind, required, granularity, storage in "xe", convert)
 
 
 def one(connection: Connection, query: str | sql.Composable, values: Sequence[Any] = ()) -> Any:
