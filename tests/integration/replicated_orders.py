@@ -20,9 +20,9 @@ from tests.unit.ingest_usecase import usecase
 
 
 @contextmanager
-def replicated_orders(server: str) -> Iterator[str]:
-    """The database's DSN; its slots keep it from being dropped, so they go first."""
-    with scratch_database(server) as url:
+def replicated_orders(server: str, options: str = "") -> Iterator[str]:
+    """The DSN of a new database, with `options`; its slots keep it from being dropped, so they go first."""
+    with scratch_database(server, options) as url:
         with session(url) as shop:
             run(shop, ORDERS)
         yield url

@@ -14,9 +14,13 @@ from fasttrack.ingest.sources.replication import ReplicationReader
 from fasttrack.ingest.sources.source import Record
 from fasttrack.local.platform import Platform
 from tests.integration.replicated_orders import begun, drop_slots, reopened, replicated_orders, upto
-from tests.integration.source_tables import place, run, session, take
+from tests.integration.source_tables import ORDERS, place, run, session, take
+from tests.local_homes import running_platform
+from tests.unit.gateway_harness import until
 
 SWAP = "ALTER TABLE orders RENAME TO orders_old; CREATE TABLE orders (LIKE orders_old INCLUDING ALL)"
+
+PLAIN = "LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
 
 
 @pytest.fixture
@@ -213,3 +217,69 @@ def test_the_partitions_changes_are_told_as_the_table_s_or_it_is_refused(dsn: st
         run(shop, "INSERT INTO parts VALUES (3)")
         assert told(take(source, lambda got: len(got) == 1)) == [("insert", 3)]
         source.close()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_texts_of_a_database_of_another_encoding_are_the_same_in_rows_and_changes(
+    platform: Platform, slot: str, encoding: str
+) -> None:
+    with replicated_orders(platform.settings().postgres, f"ENCODING '{encoding}' {PLAIN}") as dsn, session(dsn) as shop:
+        shop.set_client_encoding("UTF8")
+        insert = "INSERT INTO orders (id, amount, placed_at, gift, note) VALUES (%s, 1, now(), true, 'café')"
+        run(shop, insert, (1,))
+        source = begun(dsn, slot)
+        run(shop, insert, (2,))
+        found = take(source, lambda got: len(got) == 2)
+        assert [record.fields["note"] for record in found if record.fields] == ["café", "café"]
+        source.close()
+
+
+def test_bytes_that_are_no_text_are_told_with_the_cure(platform: Platform, slot: str) -> None:
+    with (
+        replicated_orders(platform.settings().postgres, f"ENCODING 'SQL_ASCII' {PLAIN}") as dsn,
+        session(dsn) as shop,
+    ):
+        source = begun(dsn, slot)
+        run(shop, "INSERT INTO orders (id, amount, placed_at, gift, note) VALUES (1, 1, now(), true, E'caf\\xe9')")
+        with pytest.raises(ConfigurationError, match="invalid byte sequence") as wrong:
+            take(source, lambda got: len(got) == 1)
+        assert "texts that are no UTF-8" in str(wrong.value.fix)
+        source.close()
+
+
+def test_a_slot_that_the_server_gave_up_is_told_with_the_cure(dsn: str, slot: str) -> None:
+    source = begun(dsn, slot, snapshot=False)
+    with session(dsn) as shop:
+        place(shop, 0, 1)
+        _, position = upto(source, 1)
+        source.close()
+        run(shop, "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
+        try:
+            run(shop, "SELECT pg_reload_conf()")
+            until(lambda: run(shop, "SHOW max_slot_wal_keep_size") == [("1MB",)])
+            for _ in range(3):
+                run(shop, "CREATE TABLE filler (); DROP TABLE filler; SELECT pg_switch_wal()")
+            run(shop, "CHECKPOINT")
+        finally:
+            run(shop, "ALTER SYSTEM RESET max_slot_wal_keep_size")
+            run(shop, "SELECT pg_reload_conf()")
+        with pytest.raises(DataLossError, match=f"gave up what replication slot {slot} held") as lost:
+            reopened(dsn, slot, position)
+        assert "max_slot_wal_keep_size" in str(lost.value.fix) and "another name" in str(lost.value.fix)
+        drop_slots(shop)
+        another = begun(dsn, slot)
+        assert told(take(another, lambda got: len(got) == 1)) == [("insert", 0)]
+        another.close()
+
+
+def test_a_server_that_does_not_log_what_replication_needs_is_told_with_the_cure(slot: str) -> None:
+    with running_platform(("postgres",)) as own:
+        server = own.settings().postgres
+        with session(server) as shop:
+            run(shop, "ALTER SYSTEM SET wal_level = replica")
+            run(shop, ORDERS)
+        own.stop()
+        own.start(("postgres",))
+        with pytest.raises(ConfigurationError, match="wal_level is replica") as wrong:
+            begun(server, slot)
+        assert "wal_level = logical" in str(wrong.value.fix)

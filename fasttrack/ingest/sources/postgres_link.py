@@ -31,6 +31,12 @@ _NOT_ADMITTED = ("authentication failed", "does not exist", "no pg_hba.conf entr
 _DENIED = (pg.InsufficientPrivilege, pg.InvalidAuthorizationSpecification)
 _MISSING = (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.InvalidSchemaName, pg.WrongObjectType)
 
+_NO_TEXT = (pg.CharacterNotInRepertoire, pg.UntranslatableCharacter)
+_CORRECT_TEXTS = (
+    "Correct the table's texts that are no UTF-8: the database's encoding (SQL_ASCII) lets them in. A slot with one"
+    " can't be read on: drop it, and give the source another name."
+)
+
 # Types without a length, to which a cast would cut a value: -1 gives bpchar, where NULL gives character, of length 1.
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, -1), a.attnotnull, a.attstorage, a.atttypmod, a.atttypid
@@ -86,6 +92,8 @@ class PostgresLink:
         self.where = f"sources.{source}: PostgreSQL at {parts.get('host', 'localhost')}:{parts.get('port', 5432)}"
         self.table = table
         settings = {"connect_timeout": _CONNECT_SECONDS, "application_name": f"fasttrack-{source}"[:63], **_KEEPALIVES}
+        # Whatever the database's encoding is: also what a slot tells comes in the client's.
+        settings["client_encoding"] = "UTF8"
         self._dsn = make_dsn(given, **{**settings, "options": f"{parts.get('options', '')} {_OPTIONS}".strip()})
 
     def connect(self, factory: type[Connection] | None = None) -> Connection:
@@ -129,7 +137,8 @@ class PostgresLink:
                 f"the database doesn't answer: {reason}.", where=self.where,
                 fix="It is tried again; check that the server runs.",
             )  # fmt: skip
-        return ConfigurationError(f"refused: {reason}.", where=self.where, fix="Correct the source in the use case.")
+        fix = _CORRECT_TEXTS if isinstance(error, _NO_TEXT) else "Correct the source in the use case."
+        return ConfigurationError(f"refused: {reason}.", where=self.where, fix=fix)
 
     def columns(self, connection: Connection) -> dict[str, TableColumn]:
         """The table's columns by name, in their order.
