@@ -27,7 +27,11 @@ _OPTIONS = (
 _KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
 # What a server says to those who must not come in. It says so before a session has an error code, and in English
 # unless it is set to another language: then it counts as not answering, with its own words.
-_NOT_ADMITTED = ("authentication failed", "does not exist", "no pg_hba.conf entry", "permission denied")
+_NOT_ADMITTED = (
+    "authentication failed", "does not exist", "no pg_hba.conf entry", "permission denied",
+    # To start a walsender, before PostgreSQL 16.
+    "must be superuser or replication role",
+)  # fmt: skip
 _DENIED = (pg.InsufficientPrivilege, pg.InvalidAuthorizationSpecification)
 _MISSING = (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.InvalidSchemaName, pg.WrongObjectType)
 

@@ -186,6 +186,8 @@ class ReplicationReader:
         try:
             told = cast(ChangeStream, self._stream).read(time.monotonic() + seconds)
         except UNREADABLE as error:
+            # The server only says that it finds no publication; this, what became of it.
+            self._look()
             raise self._slot.unreadable(error) from error
         return None if told is None else Batch(told[0], self._position(told[1]))
 
