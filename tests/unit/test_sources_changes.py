@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fasttrack.ingest.sources.changes import Changes, Place
-from fasttrack.ingest.sources.origin import Origin
+from fasttrack.ingest.sources.origin import Origin, Published
 from fasttrack.ingest.sources.pgoutput import Begin, Change, Column, Commit, Message, Relation
 from fasttrack.ingest.sources.source import Record
 
 AT = datetime(2024, 5, 1, tzinfo=UTC)
-ORIGIN = Origin(1, 5, "7401", 1, "2024-05-01T00:00:00+00:00", "0/10")
+ORIGIN = Origin(1, 5, 6, "7401", 1, "2024-05-01T00:00:00+00:00", "0/10")
 TABLE = Relation(1, "public", "orders", "d", (Column(True, "id", 23, -1),))
 OTHER = Relation(2, "public", "others", "d", (Column(True, "id", 23, -1),))
 
@@ -59,7 +59,7 @@ def test_each_change_has_an_id_of_its_own_and_the_same_when_it_is_read_again(
 
 def test_two_servers_or_one_that_was_set_back_never_give_one_id() -> None:
     """Their logs have the same places: a new event would count as a duplicate of an old one."""
-    origins = [ORIGIN, Origin(1, 5, "7402", 1, "", "0/10"), Origin(1, 5, "7401", 2, "", "0/10")]
+    origins = [ORIGIN, Origin(1, 5, 6, "7402", 1, "", "0/10"), Origin(1, 5, 6, "7401", 2, "", "0/10")]
     ids = {
         record.fields["_change_id"]
         for origin in origins
@@ -67,6 +67,14 @@ def test_two_servers_or_one_that_was_set_back_never_give_one_id() -> None:
         if record.fields
     }
     assert len(ids) == 3
+
+
+def test_a_position_that_was_written_before_the_table_was_in_it_is_taken_up() -> None:
+    now = Published(ORIGIN.table, ORIGIN.publication, ORIGIN.member)
+    older = {"phase": "stream", "server": "7401", "began_at": ORIGIN.began_at, "began_lsn": "0/10", "lsn": "0/20"}
+    assert Origin.of(older, now, 1) == ORIGIN
+    # From then on it is as it was, whatever there is now.
+    assert Origin.of(older | ORIGIN.to_position(), Published(0, 0, 0), 2) == ORIGIN
 
 
 def test_an_id_fits_a_contract_s_text_whatever_the_row_s_keys_are() -> None:

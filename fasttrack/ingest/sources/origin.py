@@ -30,10 +30,12 @@ class Published:
     Attributes:
         table: also after it was renamed.
         publication: of the slot's name.
+        member: the table's entry in it; 0 where it has none, as it is of all tables or of a schema's.
     """
 
     table: int
     publication: int
+    member: int
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Origin(Published):
     @classmethod
     def of(cls, position: Position, now: Published, timeline: int) -> Origin:
         """What `to_position` wrote; what older positions lack is as it is `now`."""
-        known = {"table": now.table, "publication": now.publication, "timeline": timeline, **position}
+        known = {**asdict(now), "timeline": timeline, **position}
         return cls(**{each.name: known[each.name] for each in fields(cls)})
 
     def to_position(self) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def _column(name: str, kind: str, required: bool, storage: str, precision: int, 
     return TableColumn(name, kind, required, granularity, storage in "xe", convert)
 
 
-def one(connection: Connection, query: str | sql.Composable, values: Sequence[Any] = ()) -> Any:
+def one(connection: Connection, query: str | sql.Composable, values: Sequence[Any] | Mapping[str, Any] = ()) -> Any:
     """The first row of an answer, or None."""
     with connection.cursor() as cursor:
         cursor.execute(query, values)

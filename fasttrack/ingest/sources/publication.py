@@ -24,8 +24,9 @@ _PUBLICATION = """
 SELECT p.oid, p.pubinsert, p.pubupdate, p.pubdelete, EXISTS (
   SELECT 1 FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
-  WHERE t.pubname = p.pubname AND c.oid = %s)
-FROM pg_publication p WHERE p.pubname = %s
+  WHERE t.pubname = p.pubname AND c.oid = %(table)s),
+  coalesce((SELECT r.oid::bigint FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = %(table)s), 0)
+FROM pg_publication p WHERE p.pubname = %(name)s
 """
 
 
@@ -52,10 +53,10 @@ class Publication:
         with self._link.errors():
             table = one(connection, "SELECT %s::regclass::oid::bigint", (self._regclass(connection),))[0]
             self._check_table(connection, table)
-            found = one(connection, _PUBLICATION, (table, self._name))
+            found = self._row(connection, table)
             if found is None:
                 self._publish(connection, table)
-                found = one(connection, _PUBLICATION, (table, self._name))
+                found = self._row(connection, table)
         self._check_kinds(found)
         if not found[4]:
             raise self._wrong(
@@ -63,7 +64,7 @@ class Publication:
                 f"ALTER PUBLICATION {self._name} ADD TABLE {self._link.table} (a partitioned table: and SET "
                 "(publish_via_partition_root)).",
             )
-        return Published(table, found[0])
+        return Published(table, found[0], found[5])
 
     def found(self, connection: Connection) -> Published:
         """The table and the publication as they are now; 0 for what isn't there.
@@ -74,11 +75,11 @@ class Publication:
         """
         with self._link.errors():
             table = self._table(connection)
-            found = one(connection, _PUBLICATION, (table, self._name))
+            found = self._row(connection, table)
         if found is None:
-            return Published(table, 0)
+            return Published(table, 0, 0)
         self._check_kinds(found)
-        return Published(table, found[0])
+        return Published(table, found[0], found[5])
 
     def require_table(self, connection: Connection, table: int) -> None:
         """Make sure that the table is the one that was read until now.
@@ -90,7 +91,7 @@ class Publication:
         """
         with self._link.errors():
             now, name = self._table(connection), one(connection, _NAME, (table,))
-        if now == table:
+        if now == table and now:
             return
         other = "" if name is None else ".".join(name)
         if not now and other:
@@ -114,7 +115,7 @@ class Publication:
         """
         self.require_table(connection, begun.table)
         with self._link.errors():
-            found = one(connection, _PUBLICATION, (begun.table, self._name))
+            found = self._row(connection, begun.table)
         missing = [] if found is None else self._missing(found)
         if found is None:
             fate = "was dropped"
@@ -122,6 +123,8 @@ class Publication:
             fate = "was dropped and made again"
         elif not found[4]:
             fate = f"no longer holds table {self._link.table}"
+        elif found[5] != begun.member:
+            fate = f"did not hold table {self._link.table} all the time"
         elif missing:
             fate = f"no longer publishes {', '.join(missing)}"
         else:
@@ -132,6 +135,9 @@ class Publication:
         """Schema and name of the table, as changes of it are told."""
         schema, name = one(connection, _NAME, (self._table(connection),)) or ("", "")
         return schema, name
+
+    def _row(self, connection: Connection, table: int) -> Any:
+        return one(connection, _PUBLICATION, {"table": table, "name": self._name})
 
     def _table(self, connection: Connection) -> int:
         name = self._regclass(connection)

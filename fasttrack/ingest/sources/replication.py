@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import cast
 
@@ -127,14 +128,19 @@ class ReplicationReader:
     def _begin(self) -> None:
         """Make the slot: the position is where it begins."""
         assert self._connection is not None and self._published is not None
-        table, publication = self._published.table, self._published.publication
         connection = self._link.connect()
         try:
             # Asked first: a further command on its connection would end what the slot exports.
             server, timeline = identify(self._connection)
             made = self._slot.make(connection, self._connection)
             began_at = datetime.now(UTC).isoformat()
-            self._origin = Origin(table, publication, server, timeline, began_at, made.consistent)
+            self._origin = Origin(
+                **asdict(self._published),
+                server=server,
+                timeline=timeline,
+                began_at=began_at,
+                began_lsn=made.consistent,
+            )
             if self._source.snapshot:
                 self._snapshot = self._new_snapshot(connection, None)
                 self._snapshot.begin(made.snapshot)
