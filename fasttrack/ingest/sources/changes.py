@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import orjson
 
 from fasttrack.errors import IntegrityError
 from fasttrack.ingest.sources.origin import Origin
@@ -167,7 +166,9 @@ class Changes:
             f"{self._where}: a change doesn't tell {', '.join(missing)} (large values that it left alone), so it "
             "becomes a dead letter: ALTER TABLE ... REPLICA IDENTITY FULL makes the server tell them from then on."
         )
-        return Record(identity, None, orjson.dumps({**row, **extra, "_not_told": missing}))
+        # Not orjson: it takes no half surrogates.
+        document = {**row, **extra, "_not_told": missing}
+        return Record(identity, None, json.dumps(document, default=str, separators=(",", ":")).encode())
 
 
 def _completed(new: Row, old: Row | None) -> Row:

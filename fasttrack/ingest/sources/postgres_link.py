@@ -36,10 +36,7 @@ _DENIED = (pg.InsufficientPrivilege, pg.InvalidAuthorizationSpecification)
 _MISSING = (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.InvalidSchemaName, pg.WrongObjectType)
 
 _NO_TEXT = (pg.CharacterNotInRepertoire, pg.UntranslatableCharacter)
-_CORRECT_TEXTS = (
-    "Correct the table's texts that are no UTF-8: the database's encoding (SQL_ASCII) lets them in. A slot with one"
-    " can't be read on: drop it, and give the source another name."
-)
+_CORRECT_TEXTS = "Correct the table's texts that are no UTF-8: the database's encoding (SQL_ASCII) lets them in."
 
 # Types without a length, to which a cast would cut a value: -1 gives bpchar, where NULL gives character, of length 1.
 _COLUMNS = """

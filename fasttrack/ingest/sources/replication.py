@@ -264,6 +264,9 @@ class ReplicationReader:
     def _replication(self) -> LogicalReplicationConnection:
         found = self._link.connect(LogicalReplicationConnection)
         assert isinstance(found, LogicalReplicationConnection)
+        if found.get_parameter_status("server_encoding") == "SQL_ASCII":
+            # A database without an encoding holds any bytes: here they come as they are.
+            found.set_client_encoding("LATIN1")
         return found
 
     def _new_snapshot(self, connection: Connection, last: list[str] | None) -> Snapshot:

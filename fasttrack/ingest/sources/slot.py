@@ -16,10 +16,10 @@ from fasttrack.ingest.sources.postgres_link import PostgresLink, one
 from fasttrack.ingest.sources.source import Position
 from fasttrack.progress import note
 
-# As JSON: what a column tells depends on the server's version.
 #: What a server says of a slot, or of its publication, that doesn't have what comes next.
 UNREADABLE = (pg.ObjectNotInPrerequisiteState, pg.UndefinedObject)
 _KEEP_MORE = " Raise max_slot_wal_keep_size, or let the ingester run."
+# As JSON: what a column tells depends on the server's version.
 _SLOT = "SELECT to_jsonb(s) FROM pg_replication_slots s WHERE s.slot_name = %s"
 
 

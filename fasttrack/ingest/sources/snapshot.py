@@ -44,7 +44,7 @@ class Snapshot:
         connection: Connection,
         last: list[str] | None = None,
     ) -> None:
-        self._link, self._keys, self._columns, self.connection = link, keys, columns, connection
+        self._link, self._keys, self._columns, self._connection = link, keys, columns, connection
         self.last = last
         self._only: sql.Composable = sql.SQL("TRUE")
         self.text = ""
@@ -54,11 +54,11 @@ class Snapshot:
 
     def begin(self, exported: str) -> None:
         """Show the moment of the snapshot `exported` by another connection."""
-        self.connection.autocommit = False
-        with self.connection.cursor() as cursor:
+        self._connection.autocommit = False
+        with self._connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             cursor.execute("SET TRANSACTION SNAPSHOT %s", (exported,))
-        self.text = one(self.connection, "SELECT pg_current_snapshot()::text")[0]
+        self.text = one(self._connection, "SELECT pg_current_snapshot()::text")[0]
         self.file = self._file()
 
     def resume(self, text: str, file: int) -> None:
@@ -74,9 +74,14 @@ class Snapshot:
             self._only = sql.SQL(_SEEN).format(snapshot=sql.Literal(text))
 
     def _file(self) -> int:
-        name = self._link.name.as_string(self.connection)
-        found: int = one(self.connection, "SELECT coalesce(pg_relation_filenode(%s::regclass), 0)::bigint", (name,))[0]
+        name = self._link.name.as_string(self._connection)
+        found: int = one(self._connection, "SELECT coalesce(pg_relation_filenode(%s::regclass), 0)::bigint", (name,))[0]
         return found
+
+    @property
+    def connection(self) -> Connection:
+        """What the rows are read by."""
+        return self._connection
 
     def page(self) -> list[tuple[str, dict[str, Any]]]:
         """Identities and values of the next rows; `done` tells whether there are more."""
@@ -89,7 +94,7 @@ class Snapshot:
             order_of(self._keys),
             sql.Literal(_PAGE),
         )
-        with self.connection.cursor() as cursor:
+        with self._connection.cursor() as cursor:
             cursor.execute(query)
             rows = cursor.fetchall()
         self.done = len(rows) < _PAGE
@@ -108,4 +113,4 @@ class Snapshot:
 
     def close(self) -> None:
         """Hang up."""
-        hang_up(self.connection)
+        hang_up(self._connection)
