@@ -16,7 +16,7 @@ from fasttrack.usecase.sources import PostgresReplicationSource, Source
 CONNECTOR = "io.debezium.connector.postgresql.PostgresConnector"
 _TRANSFORMS = "org.apache.kafka.connect.transforms"
 # What the ingester gives with each change, and Debezium gives in another form or not at all.
-_PSEUDO = ("_change", "_lsn", "_committed_at")
+_PSEUDO = ("_change", "_change_id", "_lsn", "_committed_at")
 _OPERATIONS = {"insert": "c", "update": "u", "delete": "d"}
 # Debezium takes tables and columns as lists of regular expressions.
 _PLAIN = re.compile(r"[\w .-]+")

@@ -78,7 +78,11 @@ class PostgresSource(SourceBase):
 
 
 class PostgresReplicationSource(SourceBase):
-    """A table's changes from a logical replication slot, after a snapshot that the slot begins with."""
+    """A table's changes from a logical replication slot, after a snapshot that the slot begins with.
+
+    Besides the row's columns a change has `_change` (insert, update, delete), `_change_id` (no other change has it; the
+    same whenever it is read again), and of its transaction `_lsn` and `_committed_at`.
+    """
 
     kind: Literal["postgres_replication"]
     connection_env: Variable = Field(description=f"a libpq connection string; {_HELD_BY}")
@@ -104,6 +108,9 @@ class StreamSource(SourceBase):
         "json", description="json: documents whose fields are mapped; event: bytes that pass through as they are"
     )
 
+
+#: What a replicated change has of its transaction: all rows that it wrote share it.
+OF_TRANSACTION = ("_change", "_lsn", "_committed_at")
 
 Source = Annotated[
     FilesSource | RestSource | WebhookSource | PostgresSource | PostgresReplicationSource | StreamSource,

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from fasttrack.usecase.features import Column, FeatureDefinition, FieldFeature, SequenceFeature, WindowFeature, expand
 from fasttrack.usecase.learning import Candidate, Gate, Label, PredictionPoint, Split, Training, Tuning
 from fasttrack.usecase.serving import Quality, Replay, Role, Serving
-from fasttrack.usecase.sources import Source
+from fasttrack.usecase.sources import OF_TRANSACTION, PostgresReplicationSource, Source
 from fasttrack.usecase.streams import Entity, Stream, Strict
 
 
@@ -119,6 +119,19 @@ class UseCase(Strict):
             for part in ("fields", "constants"):
                 for field in getattr(source, part):
                     self._known(("sources", name, part, field), "field", field, self.streams[source.stream].fields)
+            if isinstance(source, PostgresReplicationSource):
+                self._check_change_ids(name, source)
+
+    def _check_change_ids(self, name: str, source: PostgresReplicationSource) -> None:
+        """All rows of a transaction share its place and time: but one of them would count as duplicates."""
+        field = self.streams[source.stream].event_id
+        path = source.fields.get(field, field)
+        if path in OF_TRANSACTION and field not in source.constants:
+            raise ReferenceProblem(
+                ("sources", name, "fields", field),
+                f"{path} is not of one change alone, and events of one {field!r} are duplicates; take _change_id, or a "
+                "column that each version of a row has of its own.",
+            )
 
     def _check_entity(self, path: tuple[str | int, ...], entity: str, stream: str) -> None:
         self._known(path, "entity", entity, self.entities)

@@ -15,13 +15,13 @@ from fasttrack.registry.store import Registry
 
 
 @contextmanager
-def scratch_database(dsn: str) -> Iterator[str]:
-    """Create an empty database on the server of `dsn`; yields its DSN and drops it at the end."""
+def scratch_database(dsn: str, options: str = "") -> Iterator[str]:
+    """Create an empty database (with `options` of CREATE DATABASE) on the server of `dsn`; drop it at the end."""
     name = f"test_{uuid.uuid4().hex}"
     with closing(psycopg2.connect(dsn)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            cursor.execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), sql.SQL(options)))
             try:
                 yield make_dsn(**{**parse_dsn(dsn), "dbname": name})
             finally:

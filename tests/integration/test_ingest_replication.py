@@ -16,14 +16,11 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from fasttrack.errors import ConfigurationError, DataLossError, UnavailableError
-from fasttrack.ingest.sources import replication, snapshot
-from fasttrack.ingest.sources.replication import ReplicationReader
+from fasttrack.ingest.sources import changestream, snapshot
 from fasttrack.ingest.sources.source import Position, Record
 from fasttrack.local.platform import Platform
-from fasttrack.usecase.sources import PostgresReplicationSource
-from tests.integration.registry_database import scratch_database
-from tests.integration.source_tables import ORDERS, URL, place, run, session, take, working
-from tests.unit.ingest_usecase import usecase
+from tests.integration.replicated_orders import begun, drop_slots, reader, reopened, replicated_orders, upto
+from tests.integration.source_tables import place, run, session, take, working
 
 
 @pytest.fixture
@@ -32,34 +29,9 @@ def slot() -> str:
 
 
 @pytest.fixture
-def dsn(platform: Platform, slot: str) -> Iterator[str]:
-    """A database with the table of orders; a slot keeps its database from being dropped, so it goes first."""
-    server = platform.settings().postgres
-    with scratch_database(server) as url:
-        with session(url) as shop:
-            run(shop, ORDERS)
+def dsn(platform: Platform) -> Iterator[str]:
+    with replicated_orders(platform.settings().postgres) as url:
         yield url
-        with session(url) as shop:
-            run(
-                shop,
-                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s AND active",
-                (slot,),
-            )
-        with session(url) as shop:
-            run(
-                shop,
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
-                (slot,),
-            )
-
-
-def reader(dsn: str, slot: str, **options: Any) -> ReplicationReader:
-    given = {
-        "kind": "postgres_replication", "stream": "placed", "connection_env": URL, "table": "orders", "keys": ["id"],
-        "slot": slot, "changes": ["insert", "update", "delete"], "fields": {"code": "note"}, **options,
-    }  # fmt: skip
-    source = PostgresReplicationSource.model_validate(given)
-    return ReplicationReader(usecase(), "shop", source, {URL: dsn})
 
 
 def versions(records: list[Record]) -> Counter[tuple[Any, ...]]:
@@ -71,8 +43,7 @@ def versions(records: list[Record]) -> Counter[tuple[Any, ...]]:
 def test_rows_then_changes_without_gap_or_overlap_as_plain_values(dsn: str, slot: str) -> None:
     with session(dsn) as shop:
         place(shop, 0, 3)
-        source = reader(dsn, slot)
-        source.open(None)
+        source = begun(dsn, slot)
         run(shop, "UPDATE orders SET amount = 7, note = NULL WHERE id = 1")
         run(shop, "DELETE FROM orders WHERE id = 2")
         place(shop, 3, 4)
@@ -87,8 +58,13 @@ def test_rows_then_changes_without_gap_or_overlap_as_plain_values(dsn: str, slot
         assert (fields["gift"], fields["note"]) == (False, None)
         assert fields["updated_at"] == found[1].fields["updated_at"]
         assert abs((datetime.now(UTC) - fields["_committed_at"]).total_seconds()) < 300
-        assert set(found[4].fields) == {"id", "_change", "_lsn", "_committed_at"}
+        assert set(found[4].fields) == {"id", "_change", "_change_id", "_lsn", "_committed_at"}
         assert len({record.identity for record in found}) == 6
+        # Of one transaction, each has an id of its own all the same.
+        place(shop, 10, 13)
+        one_transaction = take(source, lambda got: len(got) == 3)
+        assert len({record.fields["_lsn"] for record in one_transaction}) == 1
+        assert len({record.fields["_change_id"] for record in found + one_transaction}) == 9
         assert source.read(0.3) is None
         source.close()
 
@@ -98,7 +74,7 @@ def test_under_load_and_restarts_each_version_is_told_once(
 ) -> None:
     """The oracle is a log that the writers keep in the same transactions."""
     monkeypatch.setattr(snapshot, "_PAGE", 50)
-    monkeypatch.setattr(replication, "_RECORDS", 20)
+    monkeypatch.setattr(changestream, "_RECORDS", 20)
     with session(dsn) as shop:
         run(shop, "CREATE TABLE written (change text, id bigint, amount numeric)")
         place(shop, 0, 400)
@@ -121,8 +97,7 @@ def test_under_load_and_restarts_each_version_is_told_once(
             amount = run(mine, "SELECT amount FROM orders WHERE id = %s", (number,))[0][0]
         run(mine, "INSERT INTO written VALUES (%s, %s, %s)", (kind, number, amount))
 
-    source = reader(dsn, slot)
-    source.open(None)
+    source = begun(dsn, slot)
     position: Position | None = None
     found: list[Record] = []
     with working(write, write):
@@ -156,13 +131,13 @@ def test_under_load_and_restarts_each_version_is_told_once(
     assert set(range(400)) - at_start <= changed
     assert len([r for r in found if r.identity.startswith("snapshot:")]) == len(at_start)
     assert len({record.identity for record in found}) == len(found)
+    assert len({record.fields["_change_id"] for record in found}) == len(found)
     assert sum(written.values()) > 100
 
 
 def test_a_large_transaction_is_taken_up_in_its_middle(dsn: str, slot: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replication, "_RECORDS", 100)
-    source = reader(dsn, slot)
-    source.open(None)
+    monkeypatch.setattr(changestream, "_RECORDS", 100)
+    source = begun(dsn, slot)
     assert take(source, lambda got: source.lag() == 0) == []
     with session(dsn) as shop:
         place(shop, 0, 350)
@@ -185,8 +160,7 @@ def test_the_slot_moves_only_with_what_is_recorded(dsn: str, slot: str) -> None:
                 shop, "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s", (slot,)
             )[0][0]
 
-    source = reader(dsn, slot)
-    source.open(None)
+    source = begun(dsn, slot)
     take(source, lambda got: source.lag() == 0)
     with session(dsn) as shop:
         place(shop, 0, 5)
@@ -207,27 +181,64 @@ def test_the_slot_moves_only_with_what_is_recorded(dsn: str, slot: str) -> None:
 
 
 def test_a_start_that_was_not_recorded_is_made_anew_and_nothing_was_sent_of_it(dsn: str, slot: str) -> None:
+    def slots() -> list[tuple[Any, ...]]:
+        with session(dsn) as shop:
+            return run(shop, "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", (slot,))
+
     with session(dsn) as shop:
         place(shop, 0, 5)
     first = reader(dsn, slot)
     first.open(None)
-    given = first.read(1)
-    assert given is not None and given.records == [] and first.waiting()
+    # As long as it isn't recorded that there is no slot yet, none is made.
+    intent = first.read(1)
+    assert intent is not None and intent.records == [] and first.waiting()
+    assert first.read(0.1) is None and slots() == []
+    first.committed(intent.position)
+    begin = first.read(1)
+    assert begin is not None and begin.records == [] and first.waiting() and slots()
     assert first.read(0.1) is None
     first.close()
     with session(dsn) as shop:
         run(shop, "DELETE FROM orders WHERE id < 2")
     again = reader(dsn, slot)
-    again.open(None)
+    again.open(intent.position)
     assert sorted(r.fields["id"] for r in take(again, lambda got: len(got) == 3)) == [2, 3, 4]
     again.close()
+
+
+def test_a_slot_is_not_made_anew_by_a_start_that_knows_nothing_of_it(dsn: str, slot: str) -> None:
+    """The checkpoint was lost, or the topic made again, or another environment has the same names."""
+    with session(dsn) as shop:
+        place(shop, 0, 3)
+        source = begun(dsn, slot)
+        _, position = upto(source, 3)
+        source.close()
+        run(shop, "UPDATE orders SET amount = 7 WHERE id = 0")
+        run(shop, "UPDATE orders SET amount = 8 WHERE id = 0")
+        run(shop, "DELETE FROM orders WHERE id = 1")
+        other = reader(dsn, slot)
+        # However often it is started.
+        for unknowing in (None, None, {"phase": "begin", "server": "1"}):
+            with pytest.raises(DataLossError, match="nothing is recorded of what was read") as told:
+                other.open(unknowing)
+        assert f"pg_drop_replication_slot('{slot}')" in str(told.value.fix)
+        again = reopened(dsn, slot, position)
+        kept = take(again, lambda got: len(got) == 3)
+        assert [(r.fields["_change"], r.fields.get("amount")) for r in kept] == [
+            ("update", Decimal(7)), ("update", Decimal(8)), ("delete", None),
+        ]  # fmt: skip
+        again.close()
+        # The way that the error names.
+        drop_slots(shop)
+        other.open(None)
+        assert [r.fields["id"] for r in take(other, lambda got: len(got) == 2)] == [0, 2]
+        other.close()
 
 
 def test_large_values_that_an_update_leaves_alone_are_not_made_up(dsn: str, slot: str) -> None:
     large = "".join(random.Random(1).choices("0123456789abcdef", k=20_000))
     with session(dsn) as shop:
-        source = reader(dsn, slot, snapshot=False)
-        source.open(None)
+        source = begun(dsn, slot, snapshot=False)
         place(shop, 0, 1)
         run(shop, "UPDATE orders SET note = %s", (large,))
         run(shop, "UPDATE orders SET amount = 5")
@@ -243,8 +254,7 @@ def test_large_values_that_an_update_leaves_alone_are_not_made_up(dsn: str, slot
 
 def test_a_changed_table_and_other_tables_are_told_right(dsn: str, slot: str) -> None:
     with session(dsn) as shop:
-        source = reader(dsn, slot, snapshot=False)
-        source.open(None)
+        source = begun(dsn, slot, snapshot=False)
         place(shop, 0, 1)
         run(shop, "CREATE TABLE others (id int PRIMARY KEY)")
         run(shop, f"ALTER PUBLICATION {slot} ADD TABLE others")
@@ -264,8 +274,7 @@ def test_a_broken_connection_is_told_and_reading_goes_on_in_both_phases(
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fasttrack-shop'"
     with session(dsn) as shop:
         place(shop, 0, 25)
-        source = reader(dsn, slot)
-        source.open(None)
+        source = begun(dsn, slot)
         found = take(source, lambda got: len(got) == 10)
         run(shop, cut)
         with pytest.raises(UnavailableError, match="doesn't answer"):
@@ -291,8 +300,7 @@ def test_a_broken_connection_is_told_and_reading_goes_on_in_both_phases(
 
 
 def test_a_slot_that_is_gone_is_data_that_is_lost(dsn: str, slot: str) -> None:
-    source = reader(dsn, slot)
-    source.open(None)
+    source = begun(dsn, slot)
     batch = source.read(1)
     assert batch is not None
     source.close()

@@ -48,6 +48,7 @@ REFUSED = [
     ({"it": {**FILES, "path": "weather"}}, "sources.it.path", "a pod doesn't see the folder"),
     ({"it": {**FILES, "path": "/var/lib/fasttracker/in"}}, "sources.it.path", "a pod doesn't see the folder"),
     ({"it": {**CONNECTOR, "fields": {"wind_speed": "_lsn"}}}, "sources.it.fields.wind_speed", "can't give '_lsn'"),
+    ({"it": {**CONNECTOR, "fields": {"wind_speed": "_change_id"}}}, "sources.it.fields.", "can't give '_change_id'"),
     ({"it": {**CONNECTOR, "fields": {"wind_speed": "a.b"}}}, "sources.it.fields.wind_speed", "can't give 'a.b'"),
     ({"it": {**CONNECTOR, "fields": {"wind_speed": "a,b"}}}, "sources.it.fields.wind_speed", "can't give 'a,b'"),
     ({"it": {**CONNECTOR, "fields": {"wind_speed": "a:b"}}}, "sources.it.fields.wind_speed", "can't give 'a:b'"),

@@ -73,6 +73,24 @@ def test_a_mistake_is_named_with_its_line(good: str, bad: str, says: str) -> Non
     assert 0 <= line_of(text, bad.splitlines()[0]) - named <= 1
 
 
+@pytest.mark.parametrize("path", ["_lsn", "_committed_at", "_change"])
+def test_what_all_changes_of_a_transaction_share_is_refused_as_an_event_s_id(path: str) -> None:
+    """But one of a transaction's rows would be a duplicate."""
+    source = f"""
+  changes:
+    kind: postgres_replication
+    stream: weather
+    connection_env: SHOP
+    table: weather
+    keys: [id]
+    fields: {{event_id: {path}}}
+"""
+    with pytest.raises(UseCaseError, match=f"{path} is not of one change alone.*take _change_id") as refusal:
+        parse(f"{TEXT}\nsources:{source}", "flights.yaml")
+    assert refusal.value.where == f"flights.yaml:{line_of(f'{TEXT}{chr(10)}sources:{source}', '{event_id: _')}"
+    assert parse(f"{TEXT}\nsources:{source.replace(path, '_change_id')}").sources
+
+
 def test_a_missing_key_is_named() -> None:
     document = yaml.safe_load(TEXT)
     for key in ("streams", "prediction", "label", "gate", "roles"):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from fasttrack.errors import IntegrityError
+from fasttrack.ingest.sources.origin import Origin
 from fasttrack.ingest.sources.pgoutput import (
     UNCHANGED,
     Begin,
@@ -22,7 +22,7 @@ from fasttrack.ingest.sources.pgoutput import (
     lsn_number,
     lsn_text,
 )
-from fasttrack.ingest.sources.postgres_link import TableColumn
+from fasttrack.ingest.sources.postgres_values import Convert
 from fasttrack.ingest.sources.source import Position, Record
 from fasttrack.progress import note
 
@@ -58,12 +58,15 @@ class Place:
 class Changes:
     """Turns messages into records, and knows the place behind them.
 
-    A change's identity is the place of its transaction's commit and its number in it, which never change.
+    A change's identity is the place of its transaction's commit and its number in it, which never change. Values are
+    converted by the types that the table had when they were written: it may have been altered since.
 
     Args:
         place: what lies before it is left out.
-        table: schema and name of the table; changes of others are left out.
-        describe: asks the table's columns anew, as they may have changed.
+        origin: where the source's history began, and of which table.
+        name: schema and name by which the table is called today, or another in its place.
+        types: asks what makes values of the texts of some types.
+        look: makes sure that the table and its publication are still the ones of `origin`.
         wanted: the kinds of changes that become records.
         needed: the columns that events are made of.
         where: named in messages.
@@ -72,17 +75,19 @@ class Changes:
     def __init__(
         self,
         place: Place,
-        table: tuple[str, str],
-        describe: Callable[[], Mapping[str, TableColumn]],
+        origin: Origin,
+        name: tuple[str, str],
+        types: Callable[[Iterable[int]], Mapping[int, Convert]],
+        look: Callable[[], None],
         wanted: Iterable[str],
         needed: Iterable[str],
         where: str,
     ) -> None:
         self.place = place
-        self._table = table
-        self._describe = describe
+        self._origin = origin
+        self._name, self._types, self._look = name, types, look
         self._wanted, self._needed, self._where = frozenset(wanted), frozenset(needed), where
-        self._columns = describe()
+        self._converts: dict[str, Convert] = {}
         self._relations: dict[int, Relation] = {}
         self._begin: Begin | None = None
         self._index = 0
@@ -92,22 +97,35 @@ class Changes:
 
         Raises:
             IntegrityError: the messages don't follow each other as they must.
+            ConfigurationError: the table was renamed.
+            DataLossError: another table has its name now.
         """
         match message:
             case Begin():
                 self._begin, self._index = message, 0
             case Commit():
                 self._begin = None
-                self.place = Place(max(self.place.lsn, message.end))
+                # One that lies before doesn't end the transaction that was read in part.
+                if message.end > self.place.lsn:
+                    self.place = Place(message.end)
             case Relation():
-                if message.id in self._relations:
-                    self._columns = self._describe()
-                self._relations[message.id] = message
-            case Truncate():
+                self._relation(message)
+            case Truncate() if self._origin.table in message.relations:
                 note(f"{self._where}: the table was emptied (TRUNCATE); no events tell of its rows")
             case Change():
                 return self._change(message)
         return None
+
+    def _relation(self, relation: Relation) -> None:
+        ours = relation.id == self._origin.table
+        if ours != ((relation.schema, relation.name) == self._name):
+            # Its name was another one, or another table had it: today's catalog knows whether that is over.
+            self._look()
+        if ours:
+            convert = self._types({column.type for column in relation.columns})
+            # A type that is gone by now was none of those that Python has, too.
+            self._converts = {column.name: convert.get(column.type, str) for column in relation.columns}
+        self._relations[relation.id] = relation
 
     def _change(self, change: Change) -> Record | None:
         begin, relation = self._begin, self._relations.get(change.relation)
@@ -115,7 +133,7 @@ class Changes:
             raise IntegrityError(
                 "a change came outside a transaction or of an unknown table.", where=self._where, fix="Report this."
             )
-        if (relation.schema, relation.name) != self._table:
+        if relation.id != self._origin.table:
             return None
         index, self._index = self._index, self._index + 1
         if begin.lsn < self.place.lsn or (begin.lsn == self.place.transaction and index < self.place.index):
@@ -125,7 +143,7 @@ class Changes:
             return None
         names = [column.name for column in relation.columns]
         identity = f"{lsn_text(begin.lsn)}:{index}"
-        extra = {"_change": change.kind, "_lsn": lsn_text(begin.lsn), "_committed_at": begin.at}
+        extra = self._origin.told(change.kind, lsn_text(begin.lsn), begin.at, identity)
         if change.new is None:
             # Of a row that is gone the server tells the key, or all of it; the key's columns are never null.
             known = {name: value for name, value in zip(names, change.old or (), strict=True) if isinstance(value, str)}
@@ -138,11 +156,7 @@ class Changes:
         return Record(identity, self._values(told) | extra)
 
     def _values(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        columns = self._columns
-        return {
-            name: value if value is None or name not in columns else columns[name].convert(value)
-            for name, value in row.items()
-        }
+        return {name: None if value is None else self._converts[name](value) for name, value in row.items()}
 
     def _unreadable(
         self, identity: str, row: Mapping[str, Any], extra: Mapping[str, Any], missing: list[str]
@@ -152,7 +166,9 @@ class Changes:
             f"{self._where}: a change doesn't tell {', '.join(missing)} (large values that it left alone), so it "
             "becomes a dead letter: ALTER TABLE ... REPLICA IDENTITY FULL makes the server tell them from then on."
         )
-        return Record(identity, None, orjson.dumps({**row, **extra, "_not_told": missing}))
+        # Not orjson: it takes no half surrogates.
+        document = {**row, **extra, "_not_told": missing}
+        return Record(identity, None, json.dumps(document, default=str, separators=(",", ":")).encode())
 
 
 def _completed(new: Row, old: Row | None) -> Row:

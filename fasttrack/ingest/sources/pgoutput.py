@@ -152,7 +152,8 @@ class _Reader:
         if kind == b"u":
             return UNCHANGED
         if kind == b"t":
-            return self.decode(self.take(self.number("i")))
+            # A database without an encoding (SQL_ASCII) holds any bytes; half surrogates stand for what is no UTF-8.
+            return self.take(self.number("i")).decode("utf-8", "surrogateescape")
         raise _malformed(self._data, f"a value is of kind {kind!r}")
 
     def end(self) -> None:

@@ -14,7 +14,8 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from fasttrack.errors import ConfigurationError, DataLossError, FastTrackError, UnavailableError
-from fasttrack.ingest.sources.postgres_values import Convert, converter
+from fasttrack.ingest.sources.column_types import selected
+from fasttrack.ingest.sources.postgres_values import Convert
 
 _CONNECT_SECONDS = 10
 # One way to write each type, whatever the server, the database or the role are set to; and a server that is cut off
@@ -26,23 +27,27 @@ _OPTIONS = (
 _KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
 # What a server says to those who must not come in. It says so before a session has an error code, and in English
 # unless it is set to another language: then it counts as not answering, with its own words.
-_NOT_ADMITTED = ("authentication failed", "does not exist", "no pg_hba.conf entry", "permission denied")
+_NOT_ADMITTED = (
+    "authentication failed", "does not exist", "no pg_hba.conf entry", "permission denied",
+    # To start a walsender, before PostgreSQL 16.
+    "must be superuser or replication role",
+)  # fmt: skip
 _DENIED = (pg.InsufficientPrivilege, pg.InvalidAuthorizationSpecification)
 _MISSING = (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction, pg.InvalidSchemaName, pg.WrongObjectType)
 
+_NO_TEXT = (pg.CharacterNotInRepertoire, pg.UntranslatableCharacter)
+_CORRECT_TEXTS = "Correct the table's texts that are no UTF-8: the database's encoding (SQL_ASCII) lets them in."
+
+# Types without a length, to which a cast would cut a value: -1 gives bpchar, where NULL gives character, of length 1.
 _COLUMNS = """
-SELECT a.attname, format_type(a.atttypid, NULL), a.attnotnull, a.attstorage, a.atttypmod, base.oid,
-       CASE WHEN base.typcategory = 'A' THEN base.typelem ELSE 0 END
-FROM pg_attribute a
-JOIN pg_type own ON own.oid = a.atttypid
-JOIN pg_type base ON base.oid = coalesce(nullif(own.typbasetype, 0), own.oid)
-WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+SELECT a.attname, format_type(a.atttypid, -1), a.attnotnull, a.attstorage, a.atttypmod, a.atttypid
+FROM pg_attribute a WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A column: its type as SQL writes it, and what makes a Python value of its text.
+    """A column: its type as SQL writes it (without length or precision), and what makes a Python value of its text.
 
     Attributes:
         granularity: seconds between a moment and the next one that the type can tell from it; 0 for what is no time.
@@ -88,6 +93,8 @@ class PostgresLink:
         self.where = f"sources.{source}: PostgreSQL at {parts.get('host', 'localhost')}:{parts.get('port', 5432)}"
         self.table = table
         settings = {"connect_timeout": _CONNECT_SECONDS, "application_name": f"fasttrack-{source}"[:63], **_KEEPALIVES}
+        # Whatever the database's encoding is: also what a slot tells comes in the client's.
+        settings["client_encoding"] = "UTF8"
         self._dsn = make_dsn(given, **{**settings, "options": f"{parts.get('options', '')} {_OPTIONS}".strip()})
 
     def connect(self, factory: type[Connection] | None = None) -> Connection:
@@ -131,7 +138,8 @@ class PostgresLink:
                 f"the database doesn't answer: {reason}.", where=self.where,
                 fix="It is tried again; check that the server runs.",
             )  # fmt: skip
-        return ConfigurationError(f"refused: {reason}.", where=self.where, fix="Correct the source in the use case.")
+        fix = _CORRECT_TEXTS if isinstance(error, _NO_TEXT) else "Correct the source in the use case."
+        return ConfigurationError(f"refused: {reason}.", where=self.where, fix=fix)
 
     def columns(self, connection: Connection) -> dict[str, TableColumn]:
         """The table's columns by name, in their order.
@@ -142,7 +150,12 @@ class PostgresLink:
         """
         with self.errors(), connection.cursor() as cursor:
             cursor.execute(_COLUMNS, (self.name.as_string(connection),))
-            return {row[0]: _column(*row) for row in cursor.fetchall()}
+            rows = cursor.fetchall()
+            convert = selected(connection, [row[-1] for row in rows])
+        return {
+            name: _column(name, kind, required, storage, precision, convert.get(oid, str))
+            for name, kind, required, storage, precision, oid in rows
+        }
 
     def require(self, columns: Mapping[str, TableColumn], names: Sequence[str], what: str) -> list[TableColumn]:
         """The columns called `names`.
@@ -158,17 +171,21 @@ class PostgresLink:
                 )  # fmt: skip
         return [columns[name] for name in names]
 
-    def lost(self, what: str, fix: str) -> DataLossError:
-        """The error that says that changes can't be had any more."""
-        return DataLossError(what, where=self.where, fix=fix)
+    def lost(self, what: str, slot: str, more: str = "") -> DataLossError:
+        """The error that says that changes can't be had any more, and how to begin anew; `more`: what else to do."""
+        return DataLossError(
+            what, where=self.where,
+            fix=f"Drop the slot if it is there (SELECT pg_drop_replication_slot('{slot}')) and give the source another "
+            f"name: it begins anew with a snapshot, and events that are there already are known by their ids.{more}",
+        )  # fmt: skip
 
 
-def _column(name: str, kind: str, required: bool, storage: str, precision: int, base: int, element: int) -> TableColumn:
+def _column(name: str, kind: str, required: bool, storage: str, precision: int, convert: Convert) -> TableColumn:
     granularity = 10.0**-precision if kind.startswith("timestamp") and precision >= 0 else 0.0
-    return TableColumn(name, kind, required, granularity, storage in "xe", converter(base, element))
+    return TableColumn(name, kind, required, granularity, storage in "xe", convert)
 
 
-def one(connection: Connection, query: str | sql.Composable, values: Sequence[Any] = ()) -> Any:
+def one(connection: Connection, query: str | sql.Composable, values: Sequence[Any] | Mapping[str, Any] = ()) -> Any:
     """The first row of an answer, or None."""
     with connection.cursor() as cursor:
         cursor.execute(query, values)

@@ -118,17 +118,21 @@ class Session:
         schema_id = schemas.register(self._settings, self._usecase, self._declared.stream)
         checkpoints = Checkpoints(self._broker, self._usecase.name, self._name, self._declared.kind)
         position, offsets = self._start(checkpoints.newest(), topic)
-        # Before anything is sent: whoever ingested it until now learns that it is somebody else's turn.
-        checkpoints.write(position, topic, offsets)
-        present, scanned = sent_since(self._broker, topic, offsets, self._name)
         source = connect(self._usecase, self._settings, self._name)
         try:
+            if position is None:
+                # Before the position is replaced that was recorded last: a source may refuse to begin anew.
+                source.open(None)
+            # Before anything is sent: whoever ingested it until now learns that it is somebody else's turn.
+            checkpoints.write(position, topic, offsets)
+            present, scanned = sent_since(self._broker, topic, offsets, self._name)
             mapper = Mapper(self._name, self._declared, stream, schema_id)
             sender = Sender(self._broker, self._stop, self._stalled)
             way = _Way(self, source, topic, mapper, sender, checkpoints, position, offsets, present)
             if scanned > _LONG_SCAN and not present:
                 way.checkpoint()
-            source.open(position)
+            if position is not None:
+                source.open(position)
             way.go()
         finally:
             source.close()

@@ -1,34 +1,24 @@
-"""The replication slot and the publication of a source: made once, then only checked."""
+"""The replication slot of a source: made once, then only checked, and read from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg2
 from psycopg2 import errors as pg
-from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
-from psycopg2.extras import LogicalReplicationConnection
+from psycopg2.extras import LogicalReplicationConnection, ReplicationCursor
 
 from fasttrack.errors import ConfigurationError, DataLossError, UnavailableError
+from fasttrack.ingest.sources.pgoutput import lsn_number
 from fasttrack.ingest.sources.postgres_link import PostgresLink, one
+from fasttrack.ingest.sources.source import Position
 from fasttrack.progress import note
 
-_TABLE = """
-SELECT c.oid, c.relkind::text, c.relreplident::text,
-       EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
-FROM pg_class c WHERE c.oid = %s::regclass
-"""
-_NAME = """
-SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s::regclass
-"""
-_PUBLICATION = """
-SELECT p.pubinsert, p.pubupdate, p.pubdelete, p.puballtables OR EXISTS (
-  SELECT 1 FROM pg_publication_tables t
-  WHERE t.pubname = p.pubname AND t.schemaname = %s AND t.tablename = %s)
-FROM pg_publication p WHERE p.pubname = %s
-"""
+#: What a server says of a slot, or of its publication, that doesn't have what comes next.
+UNREADABLE = (pg.ObjectNotInPrerequisiteState, pg.UndefinedObject)
+_KEEP_MORE = " Raise max_slot_wal_keep_size, or let the ingester run."
 # As JSON: what a column tells depends on the server's version.
 _SLOT = "SELECT to_jsonb(s) FROM pg_replication_slots s WHERE s.slot_name = %s"
 
@@ -42,80 +32,55 @@ class MadeSlot:
 
 
 class Slot:
-    """A slot and the publication of the same name.
+    """A slot, and the publication of the same name that it tells.
 
     Args:
         link: to the server.
         name: of both.
-        changes: what is published: insert, update, delete.
     """
 
-    def __init__(self, link: PostgresLink, name: str, changes: Sequence[str]) -> None:
+    def __init__(self, link: PostgresLink, name: str) -> None:
         self.name = name
         self._link = link
-        self._changes = [change for change in ("insert", "update", "delete") if change in changes]
 
     def check(self, connection: Connection) -> None:
-        """Make sure that the server and the table can be replicated, and that the publication is there.
+        """Make sure that the server logs what replication needs.
 
         Raises:
-            ConfigurationError: they can't, or there is no right to make the publication.
+            ConfigurationError: it doesn't.
             UnavailableError: the server doesn't answer.
         """
         with self._link.errors():
             (level,) = one(connection, "SHOW wal_level")
-            if level != "logical":
-                raise self._wrong(
-                    f"the server's wal_level is {level}: it doesn't log what replication needs.",
-                    "ALTER SYSTEM SET wal_level = logical, and restart the server; or use `kind: postgres`.",
-                )
-            self._check_table(connection)
-            found = one(connection, _PUBLICATION, (*self.table(connection), self.name))
+        if level != "logical":
+            raise self._wrong(
+                f"the server's wal_level is {level}: it doesn't log what replication needs.",
+                "ALTER SYSTEM SET wal_level = logical, and restart the server; or use `kind: postgres`.",
+            )
+
+    def require_none(self, connection: Connection) -> None:
+        """Make sure that there is no slot yet: nobody knows what was read from one that is there.
+
+        Raises:
+            DataLossError: there is one.
+            ConfigurationError: there is one of another program, or of another database.
+            UnavailableError: the server doesn't answer.
+        """
+        with self._link.errors():
+            found = self.state(connection)
             if found is None:
-                self._publish(connection)
                 return
-        published = dict(zip(("insert", "update", "delete"), found[:3], strict=True))
-        missing = [change for change in self._changes if not published[change]]
-        if missing or not found[3]:
-            what = f"doesn't publish {', '.join(missing)}" if missing else f"doesn't hold table {self._link.table}"
-            raise self._wrong(f"publication {self.name} {what}.", f"DROP PUBLICATION {self.name}: it is made anew.")
-
-    def _check_table(self, connection: Connection) -> None:
-        _, kind, replica, primary = one(connection, _TABLE, (self._regclass(connection),))
-        if kind not in ("r", "p"):
-            raise self._wrong(
-                f"{self._link.table} is no table, and only tables are replicated.", "Name a table, or use `postgres`."
-            )
-        # The server would refuse its own application's updates from the moment that the publication is there.
-        if {"update", "delete"} & set(self._changes) and (replica == "n" or (replica == "d" and not primary)):
-            raise self._wrong(
-                f"table {self._link.table} has no primary key, so that its updates and deletes can't be published.",
-                f"Add one, or ALTER TABLE {self._link.table} REPLICA IDENTITY FULL, or set `changes: [insert]`.",
-            )
-
-    def _publish(self, connection: Connection) -> None:
-        published = [*self._changes, *(["truncate"] if "delete" in self._changes else [])]
-        _, kind, _, _ = one(connection, _TABLE, (self._regclass(connection),))
-        root = ", publish_via_partition_root = true" if kind == "p" else ""
-        statement = sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish = {}{})").format(
-            sql.Identifier(self.name), self._link.name, sql.Literal(", ".join(published)), sql.SQL(root)
-        )
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
-        except pg.InsufficientPrivilege as error:
-            raise self._wrong(
-                "there is no right to make a publication.",
-                f"Let the table's owner run: {statement.as_string(connection)}",
-            ) from error
-
-    def table(self, connection: Connection) -> tuple[str, str]:
-        """Schema and name of the table, as changes of it are told."""
-        schema, name = one(connection, _NAME, (self._regclass(connection),))
-        return schema, name
+            self._require_ours(connection, found)
+        raise DataLossError(
+            f"replication slot {self.name} is there already, and nothing is recorded of what was read from it. To "
+            "begin anew would drop the changes that it still holds.",
+            where=self._link.where,
+            fix="If another environment reads it, set another `slot`. If topics were lost, or the stream's was made "
+            f"again or renamed, bring them back, or begin anew with a snapshot: {self._dropped()}.",
+        )  # fmt: skip
 
     def make(self, connection: Connection, stream: LogicalReplicationConnection) -> MadeSlot:
-        """Make the slot; one of its name that nobody uses goes first, as nothing was sent from it.
+        """Make the slot; one of its name that nobody uses goes first, so nothing may have been sent from it.
 
         The snapshot can be taken up until `stream` is used again or closed.
 
@@ -144,12 +109,15 @@ class Slot:
         found = self.state(connection)
         if found is None:
             return
-        if found["plugin"] != "pgoutput" or found["database"] != one(connection, "SELECT current_database()")[0]:
-            raise self._wrong(f"slot {self.name} is another program's.", "Set another `slot`.")
+        self._require_ours(connection, found)
         try:
             one(connection, "SELECT pg_drop_replication_slot(%s)", (self.name,))
         except pg.ObjectInUse as error:
             raise self.busy() from error
+
+    def _require_ours(self, connection: Connection, found: dict[str, Any]) -> None:
+        if found["plugin"] != "pgoutput" or found["database"] != one(connection, "SELECT current_database()")[0]:
+            raise self._wrong(f"slot {self.name} is another program's.", "Set another `slot`.")
 
     def _warn(self, connection: Connection) -> None:
         found = one(connection, "SELECT setting FROM pg_settings WHERE name = 'max_slot_wal_keep_size'")
@@ -164,27 +132,54 @@ class Slot:
         found = one(connection, _SLOT, (self.name,))
         return None if found is None else found[0]
 
-    def require(self, connection: Connection) -> None:
-        """Make sure that the slot still has what comes next.
+    def require(self, connection: Connection, position: Position, server: str) -> None:
+        """Make sure that the slot still has what comes after `position`; `server` is the server's system identifier.
 
         Raises:
-            DataLossError: it is gone, or the server gave up what it held.
+            DataLossError: it is gone, the server gave up what it held, or this is another server.
         """
+        if server != position["server"]:
+            raise self.lost("this is another server than the one that was read until now.")
         with self._link.errors():
+            now = one(connection, "SELECT pg_current_wal_lsn()::text")[0]
             found = self.state(connection)
+        if position["phase"] == "stream" and lsn_number(now) < lsn_number(position["lsn"]):
+            raise self.lost(f"the server's log ends at {now}, before {position['lsn']}: it was set back.")
         if found is None:
             raise self.lost(f"replication slot {self.name} is gone, and with it the changes since.")
         reason = found.get("invalidation_reason")
         if found.get("wal_status") == "lost" or reason:
-            raise self.lost(f"the server gave up what replication slot {self.name} held ({reason or 'wal_removed'}).")
+            raise self.lost(
+                f"the server gave up what replication slot {self.name} held ({reason or 'wal_removed'}).", _KEEP_MORE
+            )
 
-    def lost(self, what: str) -> DataLossError:
-        """The error that says that changes are gone."""
-        return DataLossError(
-            what, where=self._link.where,
-            fix="Give the source another name to begin anew with a snapshot (events that are there already are known "
-            "by their ids), drop the old slot, and raise max_slot_wal_keep_size.",
-        )  # fmt: skip
+    def start(self, stream: LogicalReplicationConnection, lsn: int) -> ReplicationCursor:
+        """Begin to read from `lsn` on.
+
+        Raises:
+            UnavailableError: somebody reads from the slot.
+            DataLossError: it no longer has what comes next.
+        """
+        cursor: ReplicationCursor = stream.cursor()
+        options = {"proto_version": "1", "publication_names": f'"{self.name}"'}
+        try:
+            cursor.start_replication(slot_name=self.name, decode=False, start_lsn=lsn, options=options)
+        except pg.ObjectInUse as error:
+            raise self.busy() from error
+        except UNREADABLE as error:
+            raise self.unreadable(error) from error
+        return cursor
+
+    def unreadable(self, error: psycopg2.Error) -> DataLossError:
+        """What `UNREADABLE` means: the slot was given up, or its publication wasn't there when something was done."""
+        return self.lost(f"{str(error).strip().splitlines()[0]}.")
+
+    def lost(self, what: str, more: str = "") -> DataLossError:
+        """The error that says that changes are gone, and how to begin anew; `more`: what else to do."""
+        return self._link.lost(what, self.name, more)
+
+    def _dropped(self) -> str:
+        return f"SELECT pg_drop_replication_slot('{self.name}')"
 
     def busy(self) -> UnavailableError:
         """The error that says that somebody else reads from the slot."""
@@ -192,9 +187,6 @@ class Slot:
             f"replication slot {self.name} is in use.", where=self._link.where,
             fix="Another ingester reads it, or the server hasn't noticed yet that one ended; it is tried again.",
         )  # fmt: skip
-
-    def _regclass(self, connection: Connection) -> str:
-        return self._link.name.as_string(connection)
 
     def _wrong(self, what: str, fix: str) -> ConfigurationError:
         return ConfigurationError(what, where=self._link.where, fix=fix)

@@ -79,6 +79,11 @@ class Snapshot:
         found: int = one(self._connection, "SELECT coalesce(pg_relation_filenode(%s::regclass), 0)::bigint", (name,))[0]
         return found
 
+    @property
+    def connection(self) -> Connection:
+        """What the rows are read by."""
+        return self._connection
+
     def page(self) -> list[tuple[str, dict[str, Any]]]:
         """Identities and values of the next rows; `done` tells whether there are more."""
         query = sql.SQL("SELECT {}, t.xmin::text, ({})::text, {} FROM {} t WHERE {} ORDER BY {} LIMIT {}").format(
