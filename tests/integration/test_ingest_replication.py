@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import uuid
@@ -66,6 +67,22 @@ def test_rows_then_changes_without_gap_or_overlap_as_plain_values(dsn: str, slot
         assert len({record.fields["_lsn"] for record in one_transaction}) == 1
         assert len({record.fields["_change_id"] for record in found + one_transaction}) == 9
         assert source.read(0.3) is None
+        source.close()
+
+
+def test_a_value_that_python_can_not_hold_is_a_dead_letter_and_holds_up_nothing(dsn: str, slot: str) -> None:
+    with session(dsn) as shop:
+        run(shop, "ALTER TABLE orders ADD doc jsonb")
+        place(shop, 0, 2)
+        run(shop, "UPDATE orders SET doc = ('{\"n\": ' || repeat('9', 5000) || '}')::jsonb WHERE id = 1")
+        source = begun(dsn, slot, fields={"code": "doc.n"})
+        run(shop, "UPDATE orders SET amount = 7 WHERE id = 1")
+        place(shop, 2, 3)
+        found = take(source, lambda got: len(got) == 4)
+        assert [record.fields and record.fields["id"] for record in found] == [0, None, None, 2]
+        for record in found[1:3]:
+            row = json.loads(record.raw or b"")
+            assert "4300 digits" in row["_unreadable"]["doc"] and row["doc"].count("9") == 5000 and row["_change_id"]
         source.close()
 
 
@@ -145,8 +162,7 @@ def test_a_large_transaction_is_taken_up_in_its_middle(dsn: str, slot: str, monk
     assert [len(batch.records) for batch in first if batch] == [100, 100]
     source.committed(first[0].position)
     source.close()
-    again = reader(dsn, slot)
-    again.open(first[0].position)
+    again = reopened(dsn, slot, first[0].position)
     rest = take(again, lambda got: len(got) == 250)
     assert rest[:100] == first[1].records
     assert [record.fields["id"] for record in rest] == list(range(100, 350))
@@ -200,8 +216,7 @@ def test_a_start_that_was_not_recorded_is_made_anew_and_nothing_was_sent_of_it(d
     first.close()
     with session(dsn) as shop:
         run(shop, "DELETE FROM orders WHERE id < 2")
-    again = reader(dsn, slot)
-    again.open(intent.position)
+    again = reopened(dsn, slot, intent.position)
     assert sorted(r.fields["id"] for r in take(again, lambda got: len(got) == 3)) == [2, 3, 4]
     again.close()
 
@@ -305,7 +320,7 @@ def test_a_slot_that_is_gone_is_data_that_is_lost(dsn: str, slot: str) -> None:
     assert batch is not None
     source.close()
     with session(dsn) as shop:
-        run(shop, "SELECT pg_drop_replication_slot(%s)", (slot,))
+        drop_slots(shop)
     with pytest.raises(DataLossError, match="is gone") as told:
         source.open(batch.position)
     assert "another name" in str(told.value.fix)

@@ -23,6 +23,7 @@ from fasttrack.ingest.sources.pgoutput import (
     lsn_text,
 )
 from fasttrack.ingest.sources.postgres_values import Convert
+from fasttrack.ingest.sources.rows import Rows
 from fasttrack.ingest.sources.source import Position, Record
 from fasttrack.progress import note
 
@@ -87,6 +88,7 @@ class Changes:
         self._origin = origin
         self._name, self._types, self._look = name, types, look
         self._wanted, self._needed, self._where = frozenset(wanted), frozenset(needed), where
+        self._rows = Rows(self._needed, where)
         self._converts: dict[str, Convert] = {}
         self._relations: dict[int, Relation] = {}
         self._begin: Begin | None = None
@@ -147,13 +149,13 @@ class Changes:
         if change.new is None:
             # Of a row that is gone the server tells the key, or all of it; the key's columns are never null.
             known = {name: value for name, value in zip(names, change.old or (), strict=True) if isinstance(value, str)}
-            return Record(identity, self._values(known) | extra)
+            return self._rows.replicated(identity, self._values(known) | extra)
         row = dict(zip(names, _completed(change.new, change.old), strict=True))
         missing = sorted(name for name, value in row.items() if value is UNCHANGED and name in self._needed)
         told = {name: value for name, value in row.items() if not isinstance(value, Unchanged)}
         if missing:
             return self._unreadable(identity, told, extra, missing)
-        return Record(identity, self._values(told) | extra)
+        return self._rows.replicated(identity, self._values(told) | extra)
 
     def _values(self, row: Mapping[str, Any]) -> dict[str, Any]:
         return {name: None if value is None else self._converts[name](value) for name, value in row.items()}

@@ -27,10 +27,11 @@ from fasttrack.ingest.sources.pgoutput import lsn_number
 from fasttrack.ingest.sources.postgres_link import PostgresLink, hang_up, one
 from fasttrack.ingest.sources.postgres_values import Convert
 from fasttrack.ingest.sources.publication import Publication
+from fasttrack.ingest.sources.rows import Rows, needed
 from fasttrack.ingest.sources.slot import UNREADABLE, Slot
 from fasttrack.ingest.sources.slotname import slot_name
 from fasttrack.ingest.sources.snapshot import Snapshot
-from fasttrack.ingest.sources.source import Batch, Position, Record
+from fasttrack.ingest.sources.source import Batch, Position
 from fasttrack.usecase import UseCase
 from fasttrack.usecase.sources import PostgresReplicationSource
 
@@ -62,9 +63,8 @@ class ReplicationReader:
         self._link = PostgresLink(name, source.connection_env, source.table, environment)
         self._slot = Slot(self._link, source.slot or slot_name(usecase.name, name))
         self._publication = Publication(self._link, self._slot.name, source.changes)
-        fields = usecase.streams[source.stream].fields
-        paths = [source.fields.get(field, field) for field in fields if field not in source.constants]
-        self._needed = {*paths, *(path.partition(".")[0] for path in paths)}
+        self._needed = needed(source, usecase.streams[source.stream])
+        self._rows = Rows(self._needed, self._where)
         self._connection: LogicalReplicationConnection | None = None
         self._stream: ChangeStream | None = None
         self._snapshot: Snapshot | None = None
@@ -199,7 +199,8 @@ class ReplicationReader:
 
     def _page(self, snapshot: Snapshot) -> Batch:
         origin = cast(Origin, self._origin)
-        records = [Record(name, {**fields, **origin.inserted(name)}) for name, fields in snapshot.page()]
+        rows = [(name, {**fields, **origin.inserted(name)}) for name, fields in snapshot.page()]
+        records = [self._rows.replicated(name, fields) for name, fields in rows]
         # Afterwards: the name of the table was that of another one from some moment on, or never.
         self._publication.require_table(snapshot.connection, origin.table)
         if "insert" not in self._source.changes:

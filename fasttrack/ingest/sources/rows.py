@@ -40,14 +40,25 @@ class Rows:
             column.name: None if text is None else column.convert(text)
             for column, text in zip(columns, texts, strict=True)
         }
-        wrong = {
-            name: value.why for name, value in fields.items() if isinstance(value, Unreadable) and name in self._needed
-        }
+        wrong = self._wrong(fields)
         if not wrong:
             return Record(identity, fields)
         self._tell(identity, wrong)
         row = dict(zip((column.name for column in columns), texts, strict=True))
         return Record(identity, None, json.dumps({**row, "_unreadable": wrong}).encode())
+
+    def replicated(self, identity: str, fields: Mapping[str, Any]) -> Record:
+        """The record of a row that replication told; as `record`, of values instead of texts."""
+        wrong = self._wrong(fields)
+        if not wrong:
+            return Record(identity, fields)
+        self._tell(identity, wrong)
+        return Record(identity, None, json.dumps({**fields, "_unreadable": wrong}, default=str).encode())
+
+    def _wrong(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        return {
+            name: value.why for name, value in fields.items() if isinstance(value, Unreadable) and name in self._needed
+        }
 
     def _tell(self, identity: str, wrong: Mapping[str, str]) -> None:
         for name in wrong.keys() - self._told:
