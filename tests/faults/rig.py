@@ -38,6 +38,7 @@ from tests.relay import Road
 _ROOT = Path(__file__).parents[2]
 # Only a drain that hangs is to be found: on a busy machine one on S3 takes minutes, as moto answers one at a time.
 _PATIENCE_SECONDS = 400.0
+_LOOK_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,10 @@ def send(number: int, *pids: int) -> None:
             continue
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = _PATIENCE_SECONDS) -> None:
-    """Wait until `condition` holds.
+def wait_for(
+    condition: Callable[[], Any], what: str, seconds: float = _PATIENCE_SECONDS, every: float = _LOOK_SECONDS
+) -> None:
+    """Wait until `condition` holds, which is asked for every so many seconds.
 
     Raises:
         AssertionError: it does not in time.
@@ -126,7 +129,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = _PATIENCE
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"in vain waited for: {what}"
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 def rounds(times: int, most: int) -> Iterator[int]:
@@ -248,7 +251,8 @@ class Bench:
 
     def moves(self, than: int) -> int:
         """Wait until more messages than that are decided on; how many are."""
-        wait_for(lambda: self.done() > than, "progress")
+        # moto answers one request at a time: who asks all the time is all that it does.
+        wait_for(lambda: self.done() > than, "progress", every=0.3 if self.options else _LOOK_SECONDS)
         return self.done()
 
     def judge(self) -> Verdict:
