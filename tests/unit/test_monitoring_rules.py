@@ -20,6 +20,7 @@ from prometheus_client.registry import CollectorRegistry
 
 from api_gateway.observability import Metrics as GatewayMetrics
 from fasttrack.ingest.broker import Offsets
+from fasttrack.ingest.crew import Progress
 from fasttrack.ingest.metrics import DrainMetrics
 from fasttrack.ingest.sources.metrics import Metrics as SourceMetrics
 from fasttrack.kubeflow import pods
@@ -100,7 +101,8 @@ def served() -> dict[str, set[str]]:
     gateway.cache.labels("it", "hit").inc()
     gateway.limited.labels("it").inc()
     gateway.audit_rows.labels("spooled").inc()
-    drain = DrainMetrics({("s", 0): 0}, lambda: {("s", 0): Offsets(0, 5)})
+    drain = DrainMetrics(["s"], lambda: {("s", 0): Offsets(0, 5)})
+    drain.observe(Progress("s", 0, mark=0, position=0, events=0, landed=0, duplicates=0, dead=0, files=0, bytes=0))
     drain.look(0)
     source = SourceMetrics("it", "127.0.0.1", 0)
     try:
