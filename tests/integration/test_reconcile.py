@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,22 +142,30 @@ def test_a_topic_full_of_holes_is_asked_about_by_the_batch(
         return filled(*place)
 
     monkeypatch.setattr(worker_module, "filled", counted)
-    topic = shop.topic("placed")
-    broker = Broker(settings.kafka)
+    broker, topic = Broker(settings.kafka), shop.topic("placed")
     end = broker.offsets(broker.require([topic]))[topic, 0].latest
-    Lake(shop, settings, broker.cluster_id(), {}).ensure()
-    topics = {"placed": broker.require([topic])[topic]}
-    job = Job(shop, settings, broker.cluster_id(), topics, {"placed": [end]}, f"holes-{shop.name}", 6.0, 10_000)
-    worker = Worker(job)
-    running = threading.Thread(target=worker.run)
-    running.start()
-    wait_for(lambda: drained_to(settings, shop) >= end or not running.is_alive())
-    worker.stop.set()
-    running.join()
+    with working(settings, shop, {"placed": [end]}, 10_000):
+        wait_for(lambda: drained_to(settings, shop) >= end)
     # One for the batch, and one for what stands behind the last message.
     assert len(asked) <= 2 and sum(asked) > 50
     counts = reconcile(shop, settings).streams["placed"]
     assert (counts.landed, counts.holes, counts.missing) == (102, end - 102, 0)
+
+
+@contextmanager
+def working(settings: Settings, shop: UseCase, ends: dict[str, list[int]], batch: int) -> Iterator[Worker]:
+    """A drain's worker in a thread of this process; told to stop at the block's end, and waited for."""
+    broker, topic = Broker(settings.kafka), shop.topic("placed")
+    Lake(shop, settings, broker.cluster_id(), {}).ensure()
+    topics = {"placed": broker.require([topic])[topic]}
+    worker = Worker(Job(shop, settings, broker.cluster_id(), topics, ends, f"working-{shop.name}", 6.0, batch))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(worker.run)
+        try:
+            yield worker
+        finally:
+            worker.stop.set()
+            running.result()
 
 
 def drained_to(settings: Settings, shop: UseCase) -> int:
@@ -181,16 +190,9 @@ def test_messages_that_the_client_passed_over_are_read_again(
         real(self, messages)
 
     monkeypatch.setattr(Worker, "_take", lossy)
-    broker, topic = Broker(settings.kafka), shop.topic("placed")
-    end = broker.offsets(broker.require([topic]))[topic, 0].latest
-    Lake(shop, settings, broker.cluster_id(), {}).ensure()
-    topics = {"placed": broker.require([topic])[topic]}
-    worker = Worker(Job(shop, settings, broker.cluster_id(), topics, {"placed": [end]}, f"cut-{shop.name}", 6.0, 100))
-    running = threading.Thread(target=worker.run)
-    running.start()
-    wait_for(lambda: drained_to(settings, shop) >= end or not running.is_alive())
-    worker.stop.set()
-    running.join()
+    # The transaction's end is an offset, too.
+    with working(settings, shop, {"placed": [301]}, 100):
+        wait_for(lambda: drained_to(settings, shop) >= 301)
     assert cut[0] >= 3
     counts = reconcile(shop, settings).streams["placed"]
     assert (counts.produced, counts.landed, counts.missing, counts.repeated) == (300, 300, 0, 0)
@@ -201,21 +203,15 @@ def test_what_stands_behind_the_last_message_is_passed_over_without_an_end_too(
 ) -> None:
     """Once Kafka has deleted all that is old, a mark before a transaction's end would look like a loss."""
     monkeypatch.setattr(buffer_module, "_MAX_AGE_SECONDS", 0.5)
-    sender, broker, topic = Transactions(settings, shop), Broker(settings.kafka), shop.topic("placed")
+    sender = Transactions(settings, shop)
     sender.commit(*range(5))
-    Lake(shop, settings, broker.cluster_id(), {}).ensure()
-    topics = {"placed": broker.require([topic])[topic]}
-    worker = Worker(Job(shop, settings, broker.cluster_id(), topics, {}, f"quiet-{shop.name}", 6.0, 10_000))
-    running = threading.Thread(target=worker.run)
-    running.start()
-    # Once with messages before it, and once alone.
-    wait_for(lambda: any(buffer.position == 6 for buffer in list(worker._buffers.values())))
-    sender.abort(5, 6)
-    wait_for(lambda: any(buffer.position == 9 for buffer in list(worker._buffers.values())))
-    worker.stop.set()
-    running.join()
+    with working(settings, shop, {}, 10_000) as worker:
+        # Once with messages before it, and once alone.
+        wait_for(lambda: any(buffer.position == 6 for buffer in list(worker._buffers.values())))
+        sender.abort(5, 6)
+        wait_for(lambda: any(buffer.position == 9 for buffer in list(worker._buffers.values())))
     assert drained_to(settings, shop) == 9
-    at, admin = TopicPartition(topic, 0, 9), AdminClient({"bootstrap.servers": settings.kafka})
+    at, admin = TopicPartition(shop.topic("placed"), 0, 9), AdminClient({"bootstrap.servers": settings.kafka})
     admin.delete_records([at])[at].result(30)
     assert drain(shop, settings, workers=1).reused
     assert reconcile(shop, settings).balanced
