@@ -9,7 +9,8 @@ from fasttrack.kubeflow.pods import Object
 from fasttrack.usecase import UseCase
 
 _COMPONENT = "drain"
-_RESOURCES = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "4Gi"}}
+# Two workers that drain millions of events hold a gigabyte together (docs/reference/bench.md).
+_RESOURCES = {"requests": {"cpu": "1", "memory": "1536Mi"}, "limits": {"memory": "4Gi"}}
 # Workers commit what they hold within a minute, or are killed; their parent ends after that.
 _GRACE_SECONDS = 90
 
