@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Literal
 
@@ -17,7 +17,7 @@ from fasttrack.ingest.broker import Broker, Offsets, Topic
 from fasttrack.ingest.crew import Crew, Progress
 from fasttrack.ingest.job import Job
 from fasttrack.ingest.lateness import moment
-from fasttrack.ingest.marks import Marks, marks
+from fasttrack.ingest.marks import Marks, levels, marks
 from fasttrack.ingest.metrics import DrainMetrics, serving
 from fasttrack.ingest.partition import app_id, begin
 from fasttrack.ingest.records import Records
@@ -28,7 +28,7 @@ from fasttrack.lake.compaction import Compaction
 from fasttrack.lake.conditional import require_conditional_put
 from fasttrack.lake.schemas import DEAD_LETTERS, DUPLICATES, raw_schema
 from fasttrack.lake.storage import riding_out
-from fasttrack.lake.tables import dead_letters_path, duplicates_path, ensure, load, raw_path, root
+from fasttrack.lake.tables import dead_letters_path, duplicates_path, ensure, raw_path, root
 from fasttrack.progress import note, track
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
@@ -59,25 +59,28 @@ class Lake:
         ensure(duplicates_path(self._settings, self._usecase), DUPLICATES)
         ensure(dead_letters_path(self._settings, self._usecase), DEAD_LETTERS)
 
-    def begin(self, empty: Marks) -> None:
-        """Note where partitions begin that hold nothing yet, so that what Kafka deletes before we come again is missed.
+    def start(self, held: Mapping[tuple[str, int], Offsets]) -> Marks:
+        """For each partition the first offset that some table lacks.
+
+        Where a partition that holds nothing begins is noted, so that what Kafka deletes before we come again is missed.
 
         Args:
-            empty: their ends.
+            held: what the partitions hold, by stream and partition.
 
         Raises:
-            StorageError: the lake can't be written.
+            StorageError: the lake can't be read or written.
         """
-        others = [duplicates_path(self._settings, self._usecase), dead_letters_path(self._settings, self._usecase)]
-        for name, topic in self._topics.items():
-            path = raw_path(self._settings, self._usecase, name)
-            known = load(path)
-            for partition in range(topic.partitions):
-                app = app_id(self._cluster, topic, partition)
-                if (name, partition) in empty and known.transaction_version(app) is None:
-                    # Somebody else may begin it in this moment, and did what we want.
-                    with suppress(Fenced):
-                        begin([Ledger(table, app) for table in (path, *others)], empty[name, partition])
+        found = levels(self._usecase, self._settings, self._cluster, self._topics)
+        shared = [duplicates_path(self._settings, self._usecase), dead_letters_path(self._settings, self._usecase)]
+        for (name, partition), level in found.items():
+            offsets = held[name, partition]
+            if level.landed is None and offsets.earliest == offsets.latest:
+                paths = [raw_path(self._settings, self._usecase, name), *shared]
+                app = app_id(self._cluster, self._topics[name], partition)
+                # Somebody else may begin it in this moment, and does what we want.
+                with suppress(Fenced):
+                    begin([Ledger(path, app) for path in paths], offsets.earliest)
+        return {at: level.reached(held[at].earliest) for at, level in found.items()}
 
     def paths(self) -> list[str]:
         """Where the tables lie that a drain appends to."""
@@ -150,8 +153,7 @@ def drain(
     lake.ensure()
     held = {(name, p): o for name, t in by_stream.items() for (topic, p), o in broker.offsets({t.name: t}).items()}
     lowest = {at: offsets.earliest for at, offsets in held.items()}
-    lake.begin({at: offsets.earliest for at, offsets in held.items() if offsets.earliest == offsets.latest})
-    start, end = lake.marks(lowest), {at: offsets.latest for at, offsets in held.items()}
+    start, end = lake.start(held), {at: offsets.latest for at, offsets in held.items()}
     left = {at for at in end if start[at] < end[at]}
     if not left and until == "end":
         return DrainReport({n: StreamDrain() for n in usecase.streams}, seconds=time.monotonic() - began, reused=True)
