@@ -35,9 +35,9 @@ def mend(value, key):
 """
 
 
-def new_shop(settings: Settings) -> UseCase:
+def new_shop(settings: Settings, partitions: int = 3) -> UseCase:
     """A use case with a name of its own, and its topics."""
-    made = usecase(f"shop-{uuid.uuid4().hex[:8]}")
+    made = usecase(f"shop-{uuid.uuid4().hex[:8]}", partitions=partitions)
     Broker(settings.kafka).create({made.topic(name): stream.partitions for name, stream in made.streams.items()})
     return made
 

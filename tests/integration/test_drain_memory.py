@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,8 @@ from fasttrack.ingest.worker import Worker
 from fasttrack.local.platform import Platform
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
-from tests.unit.ingest_usecase import event, message, usecase
+from tests.integration.deadletter_shop import new_shop
+from tests.unit.ingest_usecase import event, message
 
 PARTITIONS = 3
 MIB = 2**20
@@ -36,9 +36,7 @@ def settings(platform: Platform, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def shop(settings: Settings) -> UseCase:
-    made = usecase(f"shop-{uuid.uuid4().hex[:8]}", partitions=PARTITIONS)
-    Broker(settings.kafka).create({made.topic(name): stream.partitions for name, stream in made.streams.items()})
-    return made
+    return new_shop(settings, partitions=PARTITIONS)
 
 
 def job(settings: Settings, shop: UseCase, batch_events: int) -> Job:

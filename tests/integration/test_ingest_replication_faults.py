@@ -11,7 +11,7 @@ import pytest
 from fasttrack.errors import ConfigurationError, DataLossError, FastTrackError
 from fasttrack.ingest.sources import changestream, snapshot
 from fasttrack.ingest.sources.replication import ReplicationReader
-from fasttrack.ingest.sources.source import Record
+from fasttrack.ingest.sources.source import Position, Record
 from fasttrack.local.platform import Platform
 from tests.integration.replicated_orders import begun, drop_slots, reopened, replicated_orders, upto
 from tests.integration.source_tables import ORDERS, place, run, session, take
@@ -87,12 +87,19 @@ def test_another_table_in_the_place_of_the_one_that_is_read_is_told(dsn: str, sl
         assert found == [] and "another name" in fix
 
 
-def test_what_was_not_read_before_another_table_took_the_place_is_told_first(dsn: str, slot: str) -> None:
-    source = begun(dsn, slot, snapshot=False)
+def read_one(dsn: str, slot: str, **options: Any) -> Position:
+    """The position behind one order, that a reader read by the stream before it was closed."""
+    source = begun(dsn, slot, snapshot=False, **options)
     with session(dsn) as shop:
         place(shop, 0, 1)
-        _, position = upto(source, 1)
-        source.close()
+    _, position = upto(source, 1)
+    source.close()
+    return position
+
+
+def test_what_was_not_read_before_another_table_took_the_place_is_told_first(dsn: str, slot: str) -> None:
+    position = read_one(dsn, slot)
+    with session(dsn) as shop:
         run(shop, "UPDATE orders SET amount = 7")
         run(shop, "DELETE FROM orders")
         run(shop, SWAP)
@@ -174,11 +181,8 @@ def test_changes_that_were_not_published_while_it_was_away_are_told_as_lost(
     dsn: str, slot: str, harm: str, words: str
 ) -> None:
     """Those that came before are told first, and what the error says makes a new beginning."""
-    source = begun(dsn, slot, snapshot=False)
+    position = read_one(dsn, slot)
     with session(dsn) as shop:
-        place(shop, 0, 1)
-        _, position = upto(source, 1)
-        source.close()
         run(shop, "UPDATE orders SET amount = 7")
         for statement in harm.format(slot=slot).split("; "):
             run(shop, statement)
@@ -195,11 +199,8 @@ def test_changes_that_were_not_published_while_it_was_away_are_told_as_lost(
 
 
 def test_more_kinds_of_changes_are_told_from_when_the_publication_has_them(dsn: str, slot: str) -> None:
-    source = begun(dsn, slot, snapshot=False, changes=["insert"])
+    position = read_one(dsn, slot, changes=["insert"])
     with session(dsn) as shop:
-        place(shop, 0, 1)
-        _, position = upto(source, 1)
-        source.close()
         place(shop, 1, 2)
         with pytest.raises(ConfigurationError, match="doesn't publish update") as asked:
             reopened(dsn, slot, position, changes=["insert", "update"])
@@ -255,11 +256,8 @@ def test_bytes_that_are_no_text_do_not_hold_up_the_changes_after_them(platform: 
 
 
 def test_a_slot_that_the_server_gave_up_is_told_with_the_cure(dsn: str, slot: str) -> None:
-    source = begun(dsn, slot, snapshot=False)
+    position = read_one(dsn, slot)
     with session(dsn) as shop:
-        place(shop, 0, 1)
-        _, position = upto(source, 1)
-        source.close()
         run(shop, "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
         try:
             run(shop, "SELECT pg_reload_conf()")

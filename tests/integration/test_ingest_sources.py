@@ -314,14 +314,20 @@ def test_a_server_that_goes_on_refusing_is_counted_and_given_up_at_the_end(
     assert ingest(case, settings, until="end").sources["payments"].sent == 20
 
 
+def lose_checkpoints(settings: Settings, case: UseCase) -> None:
+    """Delete the topic that they are in."""
+    topic = f"{case.name}.sources"
+    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    admin.delete_topics([topic])[topic].result(30)
+    wait_for(lambda: not Broker(settings.kafka).topics([topic]), "the topic's end")
+
+
 def test_a_checkpoint_that_was_lost_costs_nothing(settings: Settings, tmp_path: Path) -> None:
     file = declare(tmp_path, orders=folder(tmp_path / "in"))
     case = load(file)
     identities = write(tmp_path / "in" / "a.csv", 0, 5000)
     ingest(case, settings, until="end")
-    admin = AdminClient({"bootstrap.servers": settings.kafka})
-    admin.delete_topics([f"{case.name}.sources"])[f"{case.name}.sources"].result(30)
-    wait_for(lambda: not Broker(settings.kafka).topics([f"{case.name}.sources"]), "the topic's end")
+    lose_checkpoints(settings, case)
     identities += write(tmp_path / "in" / "b.csv", 5000, 10)
     report = ingest(case, settings, until="end").sources["orders"]
     assert (report.skipped, report.sent) == (5000, 10)
@@ -337,9 +343,7 @@ def test_an_older_file_that_comes_after_a_crash_repeats_nothing(
     identities = write(tmp_path / "in" / "b.csv", 0, 2000)
     ingest(case, settings, until="end")
     # As if it had been killed before it could record anything.
-    admin = AdminClient({"bootstrap.servers": settings.kafka})
-    admin.delete_topics([f"{case.name}.sources"])[f"{case.name}.sources"].result(30)
-    wait_for(lambda: not Broker(settings.kafka).topics([f"{case.name}.sources"]), "the topic's end")
+    lose_checkpoints(settings, case)
     # Copied with its time (cp -p, tar, rsync -t), so it is read first.
     identities += write(tmp_path / "in" / "a.csv", 2000, 9000)
     os.utime(tmp_path / "in" / "a.csv", (1, 1))

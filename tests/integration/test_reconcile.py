@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -34,7 +33,8 @@ from fasttrack.lake.tables import load, raw_path
 from fasttrack.local.platform import Platform
 from fasttrack.settings import Settings
 from fasttrack.usecase import UseCase
-from tests.unit.ingest_usecase import event, message, usecase
+from tests.integration.deadletter_shop import new_shop
+from tests.unit.ingest_usecase import event, message
 
 PARTITIONS = 1
 
@@ -48,9 +48,7 @@ def settings(platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def shop(settings: Settings) -> UseCase:
-    made = usecase(f"shop-{uuid.uuid4().hex[:8]}", partitions=PARTITIONS)
-    Broker(settings.kafka).create({made.topic(name): stream.partitions for name, stream in made.streams.items()})
-    return made
+    return new_shop(settings, partitions=PARTITIONS)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,8 @@ from fasttrack.settings import Settings
 from fasttrack.steps.validate import validate
 from fasttrack.usecase import UseCase
 from tests.faults.drain_rig import landed
-from tests.unit.ingest_usecase import YAML, event, message, usecase
+from tests.integration.deadletter_shop import new_shop
+from tests.unit.ingest_usecase import YAML, event, message
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,9 +44,7 @@ def settings(platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def shop(settings: Settings) -> UseCase:
-    made = usecase(f"shop-{uuid.uuid4().hex[:8]}", partitions=1)
-    Broker(settings.kafka).create({made.topic(name): stream.partitions for name, stream in made.streams.items()})
-    return made
+    return new_shop(settings, partitions=1)
 
 
 def send(settings: Settings, shop: UseCase, *numbers: int) -> list[bytes]:
